@@ -1,0 +1,298 @@
+package backup
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ncruces/go-sqlite3"
+	"github.com/spf13/afero"
+)
+
+// Config says what a [Store] backs up, and where to.
+type Config struct {
+	// Dir is the store's root; required. Snapshots are directories under
+	// Dir/snapshots. It must lie outside of every source.
+	Dir string
+
+	// Sources are what to capture. Their names are unique and valid as
+	// names of directories; their paths do not contain one another.
+	Sources []Source
+
+	// Fs holds Dir and the sources. If nil, the operating system's.
+	Fs afero.Fs
+
+	// Retention is what Cleanup keeps. If zero, DefaultRetention().
+	Retention Retention
+
+	// Location is the calendar of Retention. If nil, UTC.
+	Location *time.Location
+
+	// BusyTimeout is how long to wait for a database that its writer has
+	// locked, before [ErrBusy]. If zero, 10 seconds.
+	BusyTimeout time.Duration
+
+	// Logger hears what was done and what was found. If nil, silence.
+	Logger *slog.Logger
+
+	// Progress is called, from the goroutine of the operation, as bytes are
+	// copied or read back. If nil, nothing is called.
+	Progress func(Progress)
+
+	// Now is the clock. If nil, time.Now.
+	Now func() time.Time
+}
+
+// Kind is what a source is.
+type Kind string
+
+const (
+	Database Kind = "database" // a live SQLite database, copied hot
+	File     Kind = "file"     // one file
+	Tree     Kind = "tree"     // a directory with all that is in it
+)
+
+// A Source is one thing to capture. Its name becomes the name of its
+// directory in a snapshot.
+type Source struct {
+	Name string
+	Kind Kind
+	Path string // on Config.Fs
+
+	// Optional: if it is missing, that is recorded, and not an error.
+	Optional bool
+
+	// OnRequest: captured only when CreateOptions.Include names it.
+	OnRequest bool
+
+	// Quiesce is called before the source is copied, and the function that
+	// it returns right after the copy, whatever happens: it holds writers
+	// off that no lock of SQLite's holds. If nil, nothing is called.
+	Quiesce func(ctx context.Context) (release func(), err error)
+
+	// DB is the host's own handle on a Database, on any driver. If not nil,
+	// the database is captured through it, by VACUUM INTO, and its file is
+	// never opened by this library while Create runs. Hosts on a driver
+	// other than ncruces/go-sqlite3 need it: see the package comment.
+	DB *sql.DB
+
+	// Check is the host's own test of a copy of a Database, after SQLite's:
+	// conn is open on the copy, read-only. If nil, SQLite's checks suffice.
+	Check func(ctx context.Context, conn *sqlite3.Conn) error
+}
+
+// Progress tells how far an operation has come with one source.
+type Progress struct {
+	Op     string // "create", "validate" or "restore"
+	Source string
+	Done   int64 // bytes
+	Total  int64 // bytes, as far as known; Done never exceeds it
+}
+
+var kinds = []Kind{Database, File, Tree}
+
+// Level says how thoroughly a snapshot is validated.
+type Level int
+
+const (
+	// ValidateFull reads every byte, compares every checksum, and runs
+	// integrity_check on every database.
+	ValidateFull Level = iota
+
+	// ValidateQuick is ValidateFull with quick_check, which does not compare
+	// indexes with their tables.
+	ValidateQuick
+
+	// ValidateStructure compares what is there, and of which type and size,
+	// with the manifest. It reads metadata, manifest and headers alone.
+	ValidateStructure
+)
+
+var levelNames = []string{"full", "quick", "structure"}
+
+// String returns "full", "quick" or "structure".
+func (l Level) String() string {
+	if l.valid() {
+		return levelNames[l]
+	}
+	return fmt.Sprintf("Level(%d)", int(l))
+}
+
+func (l Level) valid() bool { return l >= 0 && int(l) < len(levelNames) }
+
+// MarshalText returns what String does.
+func (l Level) MarshalText() ([]byte, error) {
+	if !l.valid() {
+		return nil, fmt.Errorf("%v: no such level", l)
+	}
+	return []byte(l.String()), nil
+}
+
+// UnmarshalText accepts what String returns.
+func (l *Level) UnmarshalText(text []byte) error {
+	i := slices.Index(levelNames, string(text))
+	if i < 0 {
+		return fmt.Errorf("level %q: want one of %v", text, levelNames)
+	}
+	*l = Level(i)
+	return nil
+}
+
+// A Store backs up the sources of one [Config]. Its methods are safe for
+// concurrent use, by goroutines and by processes.
+type Store struct {
+	cfg Config
+}
+
+// New returns a Store for cfg, or an error that joins every mistake in it.
+// It touches no file.
+func New(cfg Config) (*Store, error) {
+	cfg.Sources = slices.Clone(cfg.Sources)
+	if cfg.Fs == nil {
+		cfg.Fs = afero.NewOsFs()
+	}
+	if cfg.Retention == (Retention{}) {
+		cfg.Retention = DefaultRetention()
+	}
+	if cfg.Location == nil {
+		cfg.Location = time.UTC
+	}
+	if cfg.BusyTimeout == 0 {
+		cfg.BusyTimeout = 10 * time.Second
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Progress == nil {
+		cfg.Progress = func(Progress) {}
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if err := cfg.normalize(); err != nil {
+		return nil, fmt.Errorf("backup: config: %w", err)
+	}
+	return &Store{cfg: cfg}, nil
+}
+
+// normalize makes the paths of cfg absolute and joins all that is wrong with
+// it.
+func (cfg *Config) normalize() error {
+	var mistakes []error
+	mistake := func(format string, args ...any) { mistakes = append(mistakes, fmt.Errorf(format, args...)) }
+
+	var err error
+	if cfg.Dir == "" {
+		mistake("Dir is empty: name the directory to keep snapshots in")
+	} else if cfg.Dir, err = absolute(cfg.Fs, cfg.Dir); err != nil {
+		mistake("Dir: %w", err)
+	}
+	if cfg.BusyTimeout < 0 {
+		mistake("BusyTimeout is negative: leave it zero for the default")
+	}
+	if err := cfg.Retention.validate(); err != nil {
+		mistake("Retention: %w", err)
+	}
+	if len(cfg.Sources) == 0 {
+		mistake("no Sources: there is nothing to back up")
+	}
+	for i := range cfg.Sources {
+		src := &cfg.Sources[i]
+		for _, err := range src.mistakes(cfg.Fs) {
+			mistake("Sources[%d] %q: %w", i, src.Name, err)
+		}
+		for j, other := range cfg.Sources[:i] {
+			if strings.EqualFold(src.Name, other.Name) {
+				mistake("Sources[%d] %q: the name is taken by Sources[%d]", i, src.Name, j)
+			}
+			if src.overlaps(other.Path) {
+				mistake("Sources[%d] %q: its path and that of %q contain one another: capture each thing once", i, src.Name, other.Name)
+			}
+		}
+		if cfg.Dir != "" && src.overlaps(cfg.Dir) {
+			mistake("Sources[%d] %q: its path and Dir contain one another: keep snapshots out of what they are of", i, src.Name)
+		}
+	}
+	return errors.Join(mistakes...)
+}
+
+// mistakes makes the source's path absolute and returns what is wrong with
+// it taken by itself.
+func (src *Source) mistakes(fsys afero.Fs) []error {
+	var errs []error
+	if err := validateSourceName(src.Name); err != nil {
+		errs = append(errs, err)
+	}
+	if !slices.Contains(kinds, src.Kind) {
+		errs = append(errs, fmt.Errorf("kind %q: want one of %q", src.Kind, kinds))
+	}
+	var err error
+	if src.Path == "" {
+		errs = append(errs, errors.New("its path is empty"))
+	} else if src.Path, err = absolute(fsys, src.Path); err != nil {
+		errs = append(errs, err)
+	} else if base := filepath.Base(src.Path); src.Kind != Tree && !localName(base) {
+		errs = append(errs, fmt.Errorf("path %q is not that of a file", src.Path))
+	}
+	if src.Kind != Database && src.DB != nil {
+		errs = append(errs, errors.New("DB is set: it is for a Database alone"))
+	}
+	if src.Kind != Database && src.Check != nil {
+		errs = append(errs, errors.New("Check is set: it is for a Database alone"))
+	}
+	return errs
+}
+
+// overlaps reports whether the source's path is other, above it or below it.
+func (src *Source) overlaps(other string) bool {
+	return src.Path != "" && (within(src.Path, other) || within(other, src.Path))
+}
+
+// within reports whether p is dir or below it.
+func within(p, dir string) bool {
+	root := string(filepath.Separator)
+	rel, err := filepath.Rel(filepath.Join(root, dir), filepath.Join(root, p))
+	return err == nil && filepath.IsLocal(rel)
+}
+
+// absolute returns p as it is to be used on fsys.
+func absolute(fsys afero.Fs, p string) (string, error) {
+	if strings.ContainsRune(p, 0) {
+		return "", fmt.Errorf("path %q has a NUL byte", p)
+	}
+	switch fsys.(type) {
+	case *afero.OsFs, afero.OsFs:
+		return filepath.Abs(p)
+	}
+	return filepath.Clean(p), nil // other file systems have no working directory
+}
+
+var sourceNamePattern = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$`)
+
+// validateSourceName refuses names that are no name of a directory on some
+// operating system, or that the layout of a snapshot has taken.
+func validateSourceName(name string) error {
+	switch {
+	case !sourceNamePattern.MatchString(name) || strings.HasSuffix(name, ".") || !filepath.IsLocal(name):
+		return fmt.Errorf("name %q: want at most 100 letters, digits, '.', '_' or '-', not beginning with '.' or '-'", name)
+	case strings.EqualFold(name, manifestName), strings.EqualFold(name, metadataName):
+		return fmt.Errorf("name %q is that of a file in every snapshot", name)
+	}
+	return nil
+}
+
+// source returns the configured source called name.
+func (s *Store) source(name string) (*Source, bool) {
+	i := slices.IndexFunc(s.cfg.Sources, func(src Source) bool { return src.Name == name })
+	if i < 0 {
+		return nil, false
+	}
+	return &s.cfg.Sources[i], true
+}

@@ -1,0 +1,177 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+)
+
+// CleanupOptions are the options of [Store.Cleanup].
+type CleanupOptions struct {
+	Retention *Retention // if nil, Config.Retention
+	Confirm   bool       // delete; else only say what would be deleted
+}
+
+// A Cleanup is what [Store.Cleanup] did, or would do.
+type Cleanup struct {
+	DryRun      bool       `json:"dry_run"`
+	Kept        int        `json:"kept"`
+	WouldDelete int        `json:"would_delete"` // in a dry run
+	Deleted     int        `json:"deleted"`
+	Unparseable []string   `json:"unparseable"` // names under Dir/snapshots that are not snapshots'; never touched
+	Decisions   []Decision `json:"decisions"`   // newest first
+}
+
+// Cleanup removes the snapshots that the retention does not keep: see
+// [Retention.Plan]. It is a dry run unless confirmed.
+//
+// When it is cancelled, or a removal fails, the snapshots that it had
+// removed by then stay removed; the Cleanup that it returns beside the error
+// counts them.
+func (s *Store) Cleanup(ctx context.Context, opts *CleanupOptions) (*Cleanup, error) {
+	if opts == nil {
+		opts = &CleanupOptions{}
+	}
+	result, err := s.cleanup(ctx, opts)
+	if err != nil {
+		return result, fmt.Errorf("backup: cleanup: %w", err)
+	}
+	return result, nil
+}
+
+func (s *Store) cleanup(ctx context.Context, opts *CleanupOptions) (*Cleanup, error) {
+	retention := s.cfg.Retention
+	if opts.Retention != nil {
+		retention = *opts.Retention
+	}
+	if err := retention.validate(); err != nil {
+		return nil, err
+	}
+	ss, err := s.session(ctx, !opts.Confirm)
+	if err != nil {
+		return nil, err
+	}
+	defer ss.close()
+	snapshots, others, err := ss.list(ctx)
+	if err != nil {
+		return nil, err
+	}
+	result := &Cleanup{
+		DryRun:      !opts.Confirm,
+		Unparseable: append([]string{}, others...),
+		Decisions:   retention.Plan(snapshots, s.cfg.Now(), s.cfg.Location),
+	}
+	return result, ss.apply(ctx, result)
+}
+
+// session begins one that only reads, or one that may remove.
+func (s *Store) session(ctx context.Context, readOnly bool) (*session, error) {
+	if readOnly {
+		return s.read()
+	}
+	return s.write(ctx, false)
+}
+
+// apply removes what was decided, oldest first, so that what is left at any
+// instant is what a retention of more would have left.
+func (ss *session) apply(ctx context.Context, result *Cleanup) error {
+	var errs []error
+	for i := len(result.Decisions) - 1; i >= 0; i-- {
+		d := &result.Decisions[i]
+		if d.Keep {
+			result.Kept++
+			continue
+		}
+		if result.DryRun {
+			result.WouldDelete++
+			continue
+		}
+		err := ctx.Err()
+		if err == nil {
+			err = ss.delete(d.Stamp)
+		}
+		switch {
+		case errors.Is(err, ErrBusy): // since the list was made
+			d.Keep, d.Reasons = true, []string{"in use"}
+			result.Kept++
+		case err != nil:
+			d.Keep, d.Reasons = true, []string{"not removed: " + err.Error()}
+			result.Kept++
+			errs = append(errs, fmt.Errorf("%s: %w", d.Stamp, err))
+		default:
+			result.Deleted++
+			ss.cfg.Logger.InfoContext(ctx, "snapshot removed", "stamp", d.Stamp, "reasons", d.Reasons)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Delete removes one snapshot, whatever the retention says. It answers
+// ErrBusy at once if somebody is using it, and an error that matches
+// [fs.ErrNotExist] if there is none.
+func (s *Store) Delete(ctx context.Context, stamp string) error {
+	if err := s.deleteOne(ctx, stamp); err != nil {
+		return fmt.Errorf("backup: delete: %w", err)
+	}
+	return nil
+}
+
+func (s *Store) deleteOne(ctx context.Context, stamp string) error {
+	if _, err := parseStamp(stamp); err != nil {
+		return err
+	}
+	d, err := openDir(s.cfg.Fs, s.cfg.Dir)
+	if err != nil {
+		return err // no store, and none shall be made
+	}
+	d.close()
+	ss, err := s.write(ctx, false)
+	if err != nil {
+		return err
+	}
+	defer ss.close()
+	return ss.delete(stamp)
+}
+
+// delete removes a snapshot that nobody is using.
+func (ss *session) delete(stamp string) error {
+	t, err := parseStamp(stamp)
+	if err != nil {
+		return err
+	}
+	unlock, err := ss.locks.tryLock(ss.root, snapshotLock(t), true)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	fi, err := ss.snapshots.lstat(stamp)
+	if err != nil {
+		return err
+	}
+	if !fi.isDir() {
+		return &fs.PathError{Op: "delete", Path: ss.snapshots.full(stamp), Err: errors.New("not a snapshot's directory")}
+	}
+	return ss.remove(stamp)
+}
+
+// remove removes the directory of a snapshot that the caller holds. The
+// metadata goes first, durably: what a crash leaves never looks whole.
+func (ss *session) remove(stamp string) error {
+	d, err := ss.snapshots.sub(stamp)
+	if err != nil {
+		return ignoreNotExist(err)
+	}
+	err = ignoreNotExist(d.remove(metadataName))
+	if err == nil {
+		err = d.syncDir(".")
+	}
+	d.close()
+	if err != nil {
+		return err
+	}
+	if err := ss.snapshots.removeAll(stamp); err != nil {
+		return err
+	}
+	return ss.snapshots.syncDir(".")
+}

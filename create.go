@@ -1,0 +1,253 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/spf13/afero"
+)
+
+// CreateOptions are the options of [Store.Create].
+type CreateOptions struct {
+	// Include names the OnRequest sources to capture too.
+	Include []string
+
+	// Level is how thoroughly the copy is validated.
+	Level Level
+
+	// Labels are kept with the snapshot; 64 KiB at most.
+	Labels map[string]string
+
+	// Pin keeps Cleanup from removing the snapshot.
+	Pin bool
+
+	// Origin is what the snapshot's Origin says: OriginManual or
+	// OriginScheduled. If empty, OriginManual.
+	Origin string
+}
+
+// createRequest is what a new snapshot is to be.
+type createRequest struct {
+	CreateOptions
+	sources []Source
+	lenient bool // see capture
+}
+
+// Create takes a snapshot of every source that is not OnRequest, and of
+// those that Include names, while the service keeps running.
+//
+// The databases are copied as of one instant each, as close to one another
+// as SQLite allows. The copy is then read back and validated. A copy that
+// fails is kept, with Validated false and its Problems, and is not an error.
+//
+// An error means that there is no new snapshot: what was written is removed,
+// also when ctx is cancelled. After a crash it may remain, listed as
+// incomplete, until Cleanup removes it. The one exception is
+// [ErrDurabilityUnknown], with which the snapshot is returned too.
+func (s *Store) Create(ctx context.Context, opts *CreateOptions) (*Snapshot, error) {
+	snap, err := s.create(ctx, opts)
+	if err != nil {
+		return snap, fmt.Errorf("backup: create: %w", err)
+	}
+	return snap, nil
+}
+
+func (s *Store) create(ctx context.Context, opts *CreateOptions) (*Snapshot, error) {
+	req, err := s.createRequest(opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.precheck(ctx, req); err != nil {
+		return nil, err
+	}
+	ss, err := s.write(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	defer ss.close()
+	return ss.create(ctx, req)
+}
+
+func (s *Store) createRequest(opts *CreateOptions) (createRequest, error) {
+	var req createRequest
+	if opts != nil {
+		req.CreateOptions = *opts
+	}
+	var mistakes []error
+	for _, name := range req.Include {
+		if _, ok := s.source(name); !ok {
+			mistakes = append(mistakes, fmt.Errorf("Include names %q, which is no source", name))
+		}
+	}
+	if !req.Level.valid() {
+		mistakes = append(mistakes, fmt.Errorf("%v: no such level", req.Level))
+	}
+	const maxLabels = 64 << 10
+	size := 0
+	for k, v := range req.Labels {
+		size += len(k) + len(v)
+	}
+	if size > maxLabels {
+		mistakes = append(mistakes, fmt.Errorf("labels of %d bytes: %d are allowed", size, maxLabels))
+	}
+	switch req.Origin {
+	case "":
+		req.Origin = OriginManual
+	case OriginManual, OriginScheduled:
+	default:
+		mistakes = append(mistakes, fmt.Errorf("origin %q: want %q or %q", req.Origin, OriginManual, OriginScheduled))
+	}
+	for _, src := range s.cfg.Sources {
+		if !src.OnRequest || slices.Contains(req.Include, src.Name) {
+			req.sources = append(req.sources, src)
+		}
+	}
+	return req, errors.Join(mistakes...)
+}
+
+// precheck finds what is missing before the store's directory is made for
+// the first time. (Later, a restore may be under way in it, and has the
+// sources.)
+func (s *Store) precheck(ctx context.Context, req createRequest) error {
+	d, err := openDirOrNone(s.cfg.Fs, s.cfg.Dir)
+	if err != nil || d != nil {
+		if d != nil {
+			d.close()
+		}
+		return err
+	}
+	c, err := s.newCapture(ctx, req)
+	c.close()
+	return err
+}
+
+// create takes a snapshot: measure, claim a name, copy, seal.
+func (ss *session) create(ctx context.Context, req createRequest) (snap *Snapshot, err error) {
+	c, err := ss.newCapture(ctx, req)
+	defer c.close()
+	if err != nil {
+		return nil, err
+	}
+	if err := ss.checkSpace(c.bytes()); err != nil {
+		return nil, err
+	}
+	now := ss.cfg.Now()
+	stamp, out, err := ss.claim(ctx, now)
+	if err != nil {
+		return nil, err
+	}
+	defer out.close()
+	defer func() {
+		if err != nil && !errors.Is(err, ErrDurabilityUnknown) {
+			err = errors.Join(err, ss.remove(stamp))
+		}
+	}()
+	if err := ss.snapshots.syncDir("."); err != nil {
+		return nil, err
+	}
+	c.out = out
+	if err := c.run(ctx); err != nil {
+		return nil, err
+	}
+	m := &metadata{
+		Format: metadataFormat, Stamp: stamp, Origin: req.Origin, Pinned: req.Pin, Labels: req.Labels,
+		Level: req.Level, Sources: ss.states(c), PosixNames: c.entries.posixNames(),
+	}
+	m.CreatedAt = now.UTC().Round(0)
+	if err := ss.writeManifest(out, c.entries, m); err != nil {
+		return nil, err
+	}
+	return ss.seal(ctx, out, m, c)
+}
+
+func (s *Store) newCapture(ctx context.Context, req createRequest) (*capture, error) {
+	c := &capture{Store: s, lenient: req.lenient, pins: make(map[string]*pin), done: make(map[string]int64)}
+	return c, c.locateSources(ctx, req.sources)
+}
+
+func (c *capture) close() {
+	for _, t := range c.targets {
+		t.close()
+	}
+}
+
+// states are those of all sources: what was not asked for was not captured.
+func (s *Store) states(c *capture) []SourceState {
+	var states []SourceState
+	for _, src := range s.cfg.Sources {
+		st := SourceState{Name: src.Name, Kind: src.Kind}
+		for _, t := range c.targets {
+			if t.Name == src.Name {
+				st = c.state(t)
+			}
+		}
+		states = append(states, st)
+	}
+	return states
+}
+
+// checkSpace compares what is needed with what is free, where the file
+// system can tell.
+func (ss *session) checkSpace(need int64) error {
+	free, ok := ss.snapshots.free()
+	const margin = 1 << 20 // manifest, metadata, directories
+	if ok && free < need+margin {
+		return fmt.Errorf("%w in %s: %d bytes are needed, %d are free", ErrNoSpace, ss.snapshots.base, need+margin, free)
+	}
+	return nil
+}
+
+func (ss *session) writeManifest(out *dir, entries manifest, m *metadata) error {
+	err := out.createFile(manifestName, func(f afero.File) error { return entries.write(f) })
+	if err != nil {
+		return err
+	}
+	f, info, err := out.open(manifestName)
+	if err != nil {
+		return err
+	}
+	defer f.Close() // nothing was written
+	m.Size = info.size
+	m.Manifest, err = hashOf(context.Background(), f)
+	return err
+}
+
+// seal validates what was written, from disk, and then writes the metadata,
+// with which the snapshot begins to exist. All that they speak of is durable
+// by then.
+func (ss *session) seal(ctx context.Context, out *dir, m *metadata, c *capture) (*Snapshot, error) {
+	for _, src := range m.Sources {
+		m.Files += src.Files
+		m.Bytes += src.Bytes
+	}
+	m.Problems = append([]Problem{}, c.problems...)
+	v := ss.newVerifier(ctx, out, m.Level, "create")
+	v.total += m.Bytes // copying was the first half
+	v.done += m.Bytes
+	if err := v.verify(m.Sources, c.entries); err != nil {
+		return nil, err
+	}
+	m.Problems = append(m.Problems, v.problems...)
+	m.setLegacy(ss.snapshots.full(m.Stamp))
+	data, err := seal(m)
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxMetadataBytes {
+		return nil, fmt.Errorf("metadata of %d bytes: %d are allowed: fewer sources, labels or odd files", len(data), maxMetadataBytes)
+	}
+	if err := out.syncDir("."); err != nil {
+		return nil, err
+	}
+	if err = out.replaceFile(metadataName, data); err != nil && !errors.Is(err, ErrDurabilityUnknown) {
+		return nil, err
+	}
+	snap := m.snapshot()
+	ss.cfg.Logger.InfoContext(ctx, "snapshot taken", "stamp", m.Stamp, "bytes", m.Bytes, "validated", snap.Validated)
+	for _, p := range snap.Problems {
+		ss.cfg.Logger.WarnContext(ctx, "snapshot has a problem", "stamp", m.Stamp, "problem", p.Error())
+	}
+	return &snap, err
+}

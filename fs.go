@@ -1,0 +1,579 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/afero"
+)
+
+// A dir is an open directory through which the library reaches files, each
+// by a slash-separated name below it ("." is the directory itself). It never
+// follows a symbolic link in the last element of a name. On the operating
+// system's file system it stands on an [os.Root], so that no link in an
+// earlier element leads out of it either, also when it is swapped in while
+// we work.
+type dir struct {
+	fs     afero.Fs
+	base   string // where it is, on fs or on the operating system
+	native bool   // fs is a rootFs: names go to it as they are
+}
+
+// fileInfo is what lstat said at one instant. (An [fs.FileInfo] of afero's
+// MemMapFs changes as the file does.)
+type fileInfo struct {
+	name  string // last element
+	mode  fs.FileMode
+	size  int64
+	mtime time.Time
+	sys   fs.FileInfo // for os.SameFile; nil where there is no identity
+}
+
+func newFileInfo(fi fs.FileInfo) fileInfo {
+	info := fileInfo{name: fi.Name(), mode: fi.Mode(), size: fi.Size(), mtime: fi.ModTime()}
+	if fi.IsDir() {
+		info.mode |= fs.ModeDir // MemMapFs forgets it on directories made on the way to a file
+		info.size = 0
+	}
+	if os.SameFile(fi, fi) {
+		info.sys = fi // it has an identity
+	}
+	return info
+}
+
+func (fi fileInfo) isDir() bool     { return fi.mode.IsDir() }
+func (fi fileInfo) isRegular() bool { return fi.mode&fs.ModeType == 0 }
+func (fi fileInfo) isLink() bool    { return fi.mode&fs.ModeSymlink != 0 }
+
+// sameFile reports whether both were taken of one file, as far as the file
+// system can tell.
+func (fi fileInfo) sameFile(other fileInfo) bool {
+	if fi.sys == nil || other.sys == nil {
+		return fi.mode.Type() == other.mode.Type()
+	}
+	return os.SameFile(fi.sys, other.sys)
+}
+
+// unchanged reports whether nothing suggests that the file was written to
+// between the two.
+func (fi fileInfo) unchanged(other fileInfo) bool {
+	return fi.sameFile(other) && fi.size == other.size && fi.mtime.Equal(other.mtime)
+}
+
+// errNotRegular: a name is not, or no longer, a regular file.
+var errNotRegular = errors.New("not a regular file")
+
+// nativePath returns where p lies on the operating system's file system, if
+// fsys is that file system or a BasePathFs over it.
+func nativePath(fsys afero.Fs, p string) (string, bool) {
+	switch fsys := fsys.(type) {
+	case *afero.OsFs, afero.OsFs:
+		return p, true
+	case *afero.BasePathFs:
+		base, ok := nativeBase(fsys)
+		if !ok {
+			return "", false
+		}
+		// Rooting p first keeps ".." inside: RealPath would let "../abc"
+		// out of a base "/ab".
+		return filepath.Join(base, filepath.Join(string(filepath.Separator), p)), true
+	}
+	return "", false
+}
+
+// nativeBase asks a BasePathFs for its base by opening it: what it wraps is
+// not to be had otherwise.
+func nativeBase(fsys *afero.BasePathFs) (string, bool) {
+	f, err := fsys.Open(string(filepath.Separator))
+	if err != nil {
+		return "", false
+	}
+	defer f.Close() // opened for its name alone
+	inner := afero.File(f)
+	for {
+		switch file := inner.(type) {
+		case *afero.BasePathFile:
+			inner = file.File
+		case *os.File:
+			return file.Name(), true
+		default:
+			return "", false
+		}
+	}
+}
+
+// openDir opens the directory p of fsys. The caller closes it.
+func openDir(fsys afero.Fs, p string) (*dir, error) {
+	if native, ok := nativePath(fsys, p); ok {
+		root, err := os.OpenRoot(native)
+		if err != nil {
+			return nil, err
+		}
+		return &dir{fs: rootFs{root, native}, base: native, native: true}, nil
+	}
+	fi, err := fsys.Stat(p)
+	if err != nil {
+		return nil, err
+	}
+	if !fi.IsDir() {
+		return nil, &fs.PathError{Op: "open", Path: p, Err: syscall.ENOTDIR}
+	}
+	return &dir{fs: fsys, base: p}, nil
+}
+
+// An openFunc opens a directory.
+type openFunc func(fsys afero.Fs, p string) (*dir, error)
+
+// openDirOrNone is openDir, but for a directory that is missing, which is
+// nil and no error.
+func openDirOrNone(fsys afero.Fs, p string) (*dir, error) {
+	d, err := openDir(fsys, p)
+	return d, ignoreNotExist(err)
+}
+
+// makeDir opens the directory p of fsys, and makes it, durably, with the
+// parents that are missing.
+func makeDir(fsys afero.Fs, p string) (*dir, error) {
+	d, err := openDir(fsys, p)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return d, err
+	}
+	parent, err := makeDir(fsys, filepath.Dir(p))
+	if err != nil {
+		return nil, err
+	}
+	defer parent.close()
+	if err := parent.mkdir(filepath.Base(p)); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	if err := parent.syncDir("."); err != nil {
+		return nil, err
+	}
+	return openDir(fsys, p)
+}
+
+// locate opens the directory that holds the file p, which need not exist,
+// and returns its name there. Links are followed: they are the host's own
+// word.
+func locate(fsys afero.Fs, p string) (*dir, string, error) {
+	p, err := followLinks(fsys, p)
+	if err != nil {
+		return nil, "", err
+	}
+	d, err := openDir(fsys, filepath.Dir(p))
+	return d, filepath.Base(p), err
+}
+
+// followLinks returns what p stands for: itself, unless its last element is
+// a symbolic link.
+func followLinks(fsys afero.Fs, p string) (string, error) {
+	const maxLinks = 40 // as Linux has it: path_resolution(7)
+	for range maxLinks {
+		d, err := openDirOrNone(fsys, filepath.Dir(p))
+		if err != nil || d == nil {
+			return p, err
+		}
+		target, err := d.readlinkIfLink(filepath.Base(p))
+		d.close()
+		if err != nil || target == "" {
+			return p, err
+		}
+		if !filepath.IsAbs(target) {
+			target = filepath.Join(filepath.Dir(p), target)
+		}
+		p = target
+	}
+	return "", &fs.PathError{Op: "open", Path: p, Err: syscall.ELOOP}
+}
+
+// readlinkIfLink returns the target of a symbolic link, and "" for anything
+// else.
+func (d *dir) readlinkIfLink(name string) (string, error) {
+	fi, err := d.lstat(name)
+	if err != nil || !fi.isLink() {
+		return "", ignoreNotExist(err)
+	}
+	return d.readlink(name)
+}
+
+func (d *dir) path(name string) string {
+	if d.native {
+		return filepath.FromSlash(name)
+	}
+	return d.full(name)
+}
+
+// full returns where name is, on fs or on the operating system.
+func (d *dir) full(name string) string { return filepath.Join(d.base, filepath.FromSlash(name)) }
+
+func (d *dir) close() {
+	if root, ok := d.fs.(rootFs); ok {
+		root.root.Close() // nothing was written through it
+	}
+}
+
+// sub opens the directory name, which must not be a symbolic link.
+func (d *dir) sub(name string) (*dir, error) {
+	fi, err := d.lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !fi.isDir() {
+		return nil, &fs.PathError{Op: "open", Path: d.full(name), Err: syscall.ENOTDIR}
+	}
+	parent, ok := d.fs.(rootFs)
+	if !ok {
+		return &dir{fs: d.fs, base: d.full(name)}, nil
+	}
+	root, err := parent.root.OpenRoot(d.path(name))
+	if err != nil {
+		return nil, parent.full(err)
+	}
+	sub := &dir{fs: rootFs{root, d.full(name)}, base: d.full(name), native: true}
+	if now, err := sub.lstat("."); err != nil || !now.sameFile(fi) {
+		sub.close()
+		return nil, errors.Join(&fs.PathError{Op: "open", Path: d.full(name), Err: syscall.ENOTDIR}, err)
+	}
+	return sub, nil
+}
+
+func (d *dir) lstat(name string) (fileInfo, error) {
+	var fi fs.FileInfo
+	var err error
+	if l, ok := d.fs.(afero.Lstater); ok {
+		fi, _, err = l.LstatIfPossible(d.path(name))
+	} else {
+		fi, err = d.fs.Stat(d.path(name))
+	}
+	if err != nil {
+		return fileInfo{}, err
+	}
+	return newFileInfo(fi), nil
+}
+
+func (d *dir) exists(name string) (bool, error) {
+	_, err := d.lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// open opens the regular file name for reading. Anything else is refused
+// with errNotRegular, and never waited for, as a pipe would have it.
+func (d *dir) open(name string) (afero.File, fileInfo, error) {
+	return d.openRegular(name, os.O_RDONLY)
+}
+
+func (d *dir) openRegular(name string, flag int) (afero.File, fileInfo, error) {
+	before, err := d.lstat(name)
+	if err != nil {
+		return nil, fileInfo{}, err
+	}
+	if !before.isRegular() {
+		return nil, fileInfo{}, &fs.PathError{Op: "open", Path: d.full(name), Err: errNotRegular}
+	}
+	if d.native {
+		flag |= oNonblock // a pipe that took the file's place since
+	}
+	f, err := d.fs.OpenFile(d.path(name), flag, 0)
+	if err != nil {
+		return nil, fileInfo{}, err
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, fileInfo{}, err
+	}
+	info := newFileInfo(fi)
+	info.name = path.Base(name)
+	if !info.isRegular() || !info.sameFile(before) {
+		f.Close()
+		return nil, fileInfo{}, &fs.PathError{Op: "open", Path: d.full(name), Err: errNotRegular}
+	}
+	return f, info, nil
+}
+
+// create makes the file name, which must not exist, for reading and writing.
+func (d *dir) create(name string) (afero.File, error) {
+	return d.fs.OpenFile(d.path(name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+}
+
+// mkdir makes the directory name, which must not exist.
+func (d *dir) mkdir(name string) error { return d.fs.Mkdir(d.path(name), 0o700) }
+
+func (d *dir) remove(name string) error { return d.fs.Remove(d.path(name)) }
+
+// rename moves a file or directory to a name that must be free: some file
+// systems would replace, others merge, what has it.
+func (d *dir) rename(from, to string) error {
+	taken, err := d.exists(to)
+	if err != nil {
+		return err
+	}
+	if taken {
+		return &os.LinkError{Op: "rename", Old: d.full(from), New: d.full(to), Err: fs.ErrExist}
+	}
+	return d.fs.Rename(d.path(from), d.path(to))
+}
+
+func (d *dir) readlink(name string) (string, error) {
+	if l, ok := d.fs.(afero.LinkReader); ok {
+		return l.ReadlinkIfPossible(d.path(name))
+	}
+	return "", &fs.PathError{Op: "readlink", Path: d.full(name), Err: afero.ErrNoReadlink}
+}
+
+func (d *dir) symlink(target, name string) error {
+	if l, ok := d.fs.(afero.Linker); ok {
+		return l.SymlinkIfPossible(target, d.path(name))
+	}
+	return &os.LinkError{Op: "symlink", Old: target, New: d.full(name), Err: afero.ErrNoSymlink}
+}
+
+// setAttributes gives a file or directory its permission bits and its time
+// of modification.
+func (d *dir) setAttributes(name string, perm fs.FileMode, mtime time.Time) error {
+	if err := d.fs.Chmod(d.path(name), perm.Perm()); err != nil {
+		return err
+	}
+	return d.fs.Chtimes(d.path(name), mtime, mtime)
+}
+
+// readDir returns what the directory name holds, sorted by name. What
+// vanishes while it is read is left out.
+func (d *dir) readDir(name string) ([]fileInfo, error) {
+	f, err := d.fs.Open(d.path(name))
+	if err != nil {
+		return nil, err
+	}
+	names, err := f.Readdirnames(-1)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	slices.Sort(names)
+	infos := make([]fileInfo, 0, len(names))
+	for _, base := range names {
+		fi, err := d.lstat(path.Join(name, base))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		fi.name = base
+		infos = append(infos, fi)
+	}
+	return infos, nil
+}
+
+// syncDir makes the entries of the directory name durable: an fsync of a
+// file does not reach the name that it has, see fsync(2).
+func (d *dir) syncDir(name string) error {
+	if !syncsDirectories {
+		return nil
+	}
+	f, err := d.fs.Open(d.path(name))
+	if err != nil {
+		return err
+	}
+	err = f.Sync()
+	if errors.Is(err, syscall.EINVAL) {
+		err = nil // a file system that has no such notion says so
+	}
+	return errors.Join(err, f.Close())
+}
+
+// free returns how many bytes may still be written, where that can be told.
+func (d *dir) free() (int64, bool) {
+	if d.native {
+		n, err := freeBytes(d.base)
+		return n, err == nil
+	}
+	if f, ok := d.fs.(interface {
+		Free(path string) (int64, error)
+	}); ok {
+		n, err := f.Free(d.base)
+		return n, err == nil
+	}
+	return 0, false
+}
+
+// walk calls fn for name and, if it is a directory, for all that is below
+// it: parents before children, sorted. If fn returns [fs.SkipDir] for a
+// directory, what is in it is passed over.
+func (d *dir) walk(ctx context.Context, name string, fn func(name string, fi fileInfo) error) error {
+	fi, err := d.lstat(name)
+	if err != nil {
+		return err
+	}
+	return d.walkFrom(ctx, name, fi, fn)
+}
+
+func (d *dir) walkFrom(ctx context.Context, name string, fi fileInfo, fn func(string, fileInfo) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	err := fn(name, fi)
+	if err != nil || !fi.isDir() {
+		if fi.isDir() && err == fs.SkipDir {
+			return nil
+		}
+		return err
+	}
+	infos, err := d.readDir(name)
+	if err != nil {
+		return err
+	}
+	for _, fi := range infos {
+		if err := d.walkFrom(ctx, path.Join(name, fi.name), fi, fn); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeAll removes name and all that is below it; nothing there is fine.
+// Links are removed, never followed.
+func (d *dir) removeAll(name string) error {
+	var found []string
+	err := d.walk(context.Background(), name, func(name string, fi fileInfo) error {
+		found = append(found, name)
+		if fi.isDir() && fi.mode.Perm()&0o700 != 0o700 {
+			return d.fs.Chmod(d.path(name), 0o700) // or it could not be emptied
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, name := range slices.Backward(found) {
+		if err := d.remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// createFile makes the file name with what fill writes, and its bytes
+// durable. Its name is durable once the directory is synced. On failure
+// nothing is left.
+func (d *dir) createFile(name string, fill func(f afero.File) error) (err error) {
+	f, err := d.create(name)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, ignoreNotExist(d.remove(name)))
+		}
+	}()
+	// A failed sync is final: a second one may succeed without the data
+	// having reached the disk.
+	if err := errors.Join(fill(f), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return nil
+}
+
+// replaceFile gives the file name new content, durably: after a crash it has
+// the old content or the new. [ErrDurabilityUnknown] says that it has the
+// new, but may lose it again.
+func (d *dir) replaceFile(name string, data []byte) error {
+	temp := name + ".tmp"
+	if err := d.removeAll(temp); err != nil { // left by a crash
+		return err
+	}
+	err := d.createFile(temp, func(f afero.File) error { return writeFull(f, data) })
+	if err != nil {
+		return err
+	}
+	if err := d.fs.Rename(d.path(temp), d.path(name)); err != nil {
+		return errors.Join(err, d.remove(temp))
+	}
+	if err := d.syncDir(path.Dir(name)); err != nil {
+		return fmt.Errorf("%w: %w", ErrDurabilityUnknown, err)
+	}
+	return nil
+}
+
+// readFile returns the content of the regular file name, unless it has more
+// than limit bytes.
+func (d *dir) readFile(name string, limit int64) ([]byte, error) {
+	f, _, err := d.open(name)
+	if err != nil {
+		return nil, err
+	}
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > limit {
+		return nil, &fs.PathError{Op: "read", Path: d.full(name), Err: fmt.Errorf("larger than %d bytes", limit)}
+	}
+	return data, nil
+}
+
+func ignoreNotExist(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// writeFull writes all of data, and takes a short write for the failure that
+// it is, also when the writer does not.
+func writeFull(w io.Writer, data []byte) error {
+	n, err := w.Write(data)
+	if err == nil && n != len(data) {
+		err = io.ErrShortWrite
+	}
+	return err
+}
+
+// copyBuffer is the size of one step of a copy, and how far one runs past
+// the end of its context.
+const copyBuffer = 1 << 20 // bytes
+
+// copyBytes copies r to w and tells moved of each step. It is the one copy
+// loop.
+func copyBytes(ctx context.Context, w io.Writer, r io.Reader, moved func(n int64)) (int64, error) {
+	buf := make([]byte, copyBuffer)
+	var total int64
+	for {
+		if err := ctx.Err(); err != nil {
+			return total, err
+		}
+		n, err := r.Read(buf)
+		if n > 0 {
+			if err := writeFull(w, buf[:n]); err != nil {
+				return total, err
+			}
+			total += int64(n)
+			moved(int64(n))
+		}
+		if err == io.EOF {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+// localName reports whether name may be used below a directory: relative,
+// clean, slash-separated, without an element that leads out of it.
+func localName(name string) bool {
+	return name != "." && fs.ValidPath(strings.ToValidUTF8(name, "_")) &&
+		!strings.Contains(name, "\x00") && filepath.IsLocal(filepath.FromSlash(name))
+}

@@ -1,0 +1,11 @@
+//go:build !unix
+
+package backup
+
+const (
+	oNonblock        = 0
+	syncsDirectories = false // a directory handle cannot be flushed
+)
+
+// chown does nothing: who creates a file owns it.
+func (d *dir) chown(string, fileInfo) error { return nil }

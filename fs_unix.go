@@ -1,0 +1,31 @@
+//go:build unix
+
+package backup
+
+import (
+	"errors"
+	"io/fs"
+	"syscall"
+)
+
+const (
+	oNonblock        = syscall.O_NONBLOCK
+	syncsDirectories = true
+)
+
+// chown gives name the owner and group of like, where we may: a restore by
+// the superuser must not take its files from the service.
+func (d *dir) chown(name string, like fileInfo) error {
+	if !d.native || like.sys == nil {
+		return nil
+	}
+	st, ok := like.sys.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil
+	}
+	err := d.fs.(rootFs).lchown(d.path(name), int(st.Uid), int(st.Gid))
+	if errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,15 @@
+module github.com/atocore/backup
+
+go 1.26.0
+
+require (
+	github.com/ncruces/go-sqlite3 v0.36.0
+	github.com/spf13/afero v1.15.0
+	golang.org/x/sys v0.49.0
+)
+
+require (
+	github.com/ncruces/go-sqlite3-wasm/v6 v6.4.35401 // indirect
+	github.com/ncruces/julianday v1.0.0 // indirect
+	golang.org/x/text v0.43.0 // indirect
+)

@@ -1,0 +1,122 @@
+package aferovfs
+
+import (
+	"context"
+	"io"
+	"sync"
+
+	"github.com/ncruces/go-sqlite3"
+	"github.com/ncruces/go-sqlite3/util/vfsutil"
+	"github.com/ncruces/go-sqlite3/vfs"
+)
+
+// DB is the name of the one database that [RegisterReader] and
+// [RegisterWriter] serve, as in "file:db?vfs=" + name.
+const DB = "db"
+
+// RegisterReader serves one immutable database, the first size bytes of r,
+// under the name [DB]. SQLite takes no locks and looks for no sidecars,
+// whatever journal mode the database says it is in.
+//
+// Every read fails with the error of ctx once that is done. A query that
+// needs no reads is not stopped by it, so set it on the connection as well;
+// see [sqlite3.Conn.SetInterrupt].
+//
+// The name may be opened many times, but its reads take turns, since the
+// files of a MemMapFs cannot read twice at a time. For reads side by side
+// register each handle.
+//
+// Close every connection, then call unregister; see the package comment.
+func RegisterReader(ctx context.Context, r io.ReaderAt, size int64) (name string, unregister func() error) {
+	v := &readerVFS{ctx: ctx, r: r, end: size}
+	return v.reg.register(v)
+}
+
+type readerVFS struct {
+	single
+	ctx context.Context
+	end int64 // bytes
+	reg registration
+
+	mu sync.Mutex // held during reads
+	r  io.ReaderAt
+}
+
+func (v *readerVFS) Open(name string, flags vfs.OpenFlag) (vfs.File, vfs.OpenFlag, error) {
+	if name == "" || flags&anonymous != 0 {
+		return new(vfsutil.SliceFile), flags, nil
+	}
+	if name != DB || flags&vfs.OPEN_MAIN_DB == 0 {
+		return nil, flags, sqlite3.CANTOPEN
+	}
+	if err := v.ctx.Err(); err != nil {
+		return nil, flags, vfs.SystemError(err, sqlite3.CANTOPEN)
+	}
+	v.reg.opened()
+	flags = flags&^(vfs.OPEN_READWRITE|vfs.OPEN_CREATE) | vfs.OPEN_READONLY
+	return &readerFile{trail: trail{reg: &v.reg}, vfs: v}, flags, nil
+}
+
+func (v *readerVFS) size() (int64, error) { return v.end, nil }
+
+// A readerFile is the database as one connection sees it.
+type readerFile struct {
+	unlocked
+	trail
+	vfs    *readerVFS
+	closed bool
+}
+
+func (f *readerFile) Close() error {
+	if !f.closed {
+		f.closed = true
+		f.reg.closed()
+	}
+	return f.ok()
+}
+
+func (f *readerFile) ReadAt(p []byte, off int64) (int, error) {
+	v := f.vfs
+	if err := v.ctx.Err(); err != nil {
+		return 0, f.fail(err, sqlite3.IOERR_READ)
+	}
+	if off >= v.end {
+		return 0, io.EOF
+	}
+	v.mu.Lock()
+	n, err := readFull(v.r, p[:min(int64(len(p)), v.end-off)], off, v.size)
+	v.mu.Unlock()
+	if err != nil {
+		return n, f.fail(err, sqlite3.IOERR_READ)
+	}
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (f *readerFile) Size() (int64, error) { return f.vfs.end, f.ok() }
+
+func (*readerFile) WriteAt([]byte, int64) (int, error) { return 0, sqlite3.IOERR_WRITE }
+func (*readerFile) Truncate(int64) error               { return sqlite3.IOERR_TRUNCATE }
+func (*readerFile) Sync(vfs.SyncFlag) error            { return sqlite3.IOERR_FSYNC }
+
+func (*readerFile) DeviceCharacteristics() vfs.DeviceCharacteristic {
+	return vfs.IOCAP_IMMUTABLE | vfs.IOCAP_SUBPAGE_READ
+}
+
+// single is what the file systems of a single database have in common:
+// nothing else exists in them.
+type single struct{}
+
+func (single) Delete(string, bool) error                   { return sqlite3.IOERR_DELETE_NOENT }
+func (single) Access(string, vfs.AccessFlag) (bool, error) { return false, nil }
+func (single) FullPathname(name string) (string, error)    { return name, nil }
+
+// unlocked is what the files of a single connection have in common.
+type unlocked struct{}
+
+func (unlocked) Lock(vfs.LockLevel) error         { return nil }
+func (unlocked) Unlock(vfs.LockLevel) error       { return nil }
+func (unlocked) CheckReservedLock() (bool, error) { return false, nil }
+func (unlocked) SectorSize() int                  { return sectorSize }

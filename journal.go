@@ -1,0 +1,302 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// journalName is the intent journal of a restore, under Dir. While it is
+// there, a restore is pending.
+const journalName = "restore-journal.json"
+
+const (
+	journalFormat   = "atocore-restore/1"
+	maxJournalBytes = 64 << 20
+)
+
+// A phase says what Recover has to do.
+type phase string
+
+const (
+	phaseSwap    phase = "swap"    // put the new state in place: all of it is staged
+	phaseUndo    phase = "undo"    // put the old state back
+	phaseDiscard phase = "discard" // the state is as it should be: remove what was staged
+)
+
+// A journal says what a restore is about to do. It is sealed: see seal.
+type journal struct {
+	Format string  `json:"format"`
+	Stamp  string  `json:"stamp"`        // of what is restored
+	Safety string  `json:"safety_stamp"` // of the safety snapshot, or ""
+	Phase  phase   `json:"phase"`
+	Swaps  []*swap `json:"swaps"`
+}
+
+// writeJournal makes the journal durable.
+func (ss *session) writeJournal(j *journal) error {
+	data, err := seal(j)
+	if err != nil {
+		return err
+	}
+	if len(data) > maxJournalBytes {
+		return fmt.Errorf("journal of %d bytes: %d are allowed: fewer entries at the top of the trees", len(data), maxJournalBytes)
+	}
+	return ss.root.replaceFile(journalName, data)
+}
+
+// removeJournal ends a restore.
+func (ss *session) removeJournal() error {
+	if err := ss.root.remove(journalName); err != nil {
+		return err
+	}
+	if err := ss.root.syncDir("."); err != nil {
+		return fmt.Errorf("%w: %w", ErrDurabilityUnknown, err)
+	}
+	return nil
+}
+
+// readJournal returns the journal, or nil if there is none. One that is
+// damaged, or that speaks of other paths than the sources', is an error:
+// nothing is to be touched on its word.
+func (ss *session) readJournal() (*journal, error) {
+	data, err := ss.root.readFile(journalName, maxJournalBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var j journal
+	if err == nil {
+		err = unseal(data, &j)
+	}
+	if err == nil && j.Format != journalFormat {
+		err = fmt.Errorf("format %q: want %q", j.Format, journalFormat)
+	}
+	if err == nil && !slices.Contains([]phase{phaseSwap, phaseUndo, phaseDiscard}, j.Phase) {
+		err = fmt.Errorf("phase %q: no such phase", j.Phase)
+	}
+	for _, sw := range j.Swaps {
+		if err == nil {
+			err = ss.checkSwap(sw)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: nothing was touched: %w", ss.root.full(journalName), err)
+	}
+	return &j, nil
+}
+
+// checkSwap refuses a swap that no restore of these sources could have
+// written.
+func (ss *session) checkSwap(sw *swap) error {
+	src, ok := ss.source(sw.Source)
+	if !ok {
+		return fmt.Errorf("source %q is not configured", sw.Source)
+	}
+	if !strings.HasPrefix(sw.Staging, stagingPrefix) || !isBaseName(sw.Staging) {
+		return fmt.Errorf("source %q: staging directory %q", src.Name, sw.Staging)
+	}
+	root, base, err := ss.swapRoot(src)
+	if err != nil {
+		return err
+	}
+	inside := string(sw.Root) == root
+	if src.Kind == Tree {
+		inside = within(string(sw.Root), root)
+	}
+	if !inside {
+		return fmt.Errorf("source %q: its path is %s now, and not in %s", src.Name, src.Path, sw.Root)
+	}
+	for _, name := range slices.Concat(sw.New, sw.Old, sw.InPlace) {
+		suffix, ok := strings.CutPrefix(string(name), base)
+		if !isBaseName(string(name)) || src.Kind != Tree && (!ok || suffix != "" && !slices.Contains(sidecars, suffix)) {
+			return fmt.Errorf("source %q: entry %q", src.Name, name)
+		}
+	}
+	for _, made := range sw.Made {
+		if !within(root, string(made)) {
+			return fmt.Errorf("source %q: directory %q", src.Name, made)
+		}
+	}
+	return nil
+}
+
+func isBaseName(name string) bool {
+	return localName(name) && !strings.ContainsAny(name, "/"+string(filepath.Separator))
+}
+
+// A Recovery is what [Store.Recover] did.
+type Recovery struct {
+	Stamp       string   `json:"stamp"`                // of the snapshot that was being restored; "" if none was
+	SafetyStamp string   `json:"pre_restore_snapshot"` // of the safety snapshot, or ""
+	Outcome     Outcome  `json:"outcome"`
+	Sources     []string `json:"sources"` // whose state was, or would have been, replaced
+}
+
+// An Outcome says which state is in place after [Store.Recover].
+type Outcome string
+
+const (
+	NothingPending  Outcome = "nothing_pending"  // no restore was interrupted
+	RestoreFinished Outcome = "restore_finished" // the state of the snapshot
+	RestoreUndone   Outcome = "restore_undone"   // the state before the restore
+	Discarded       Outcome = "discarded"        // either, as it was; what was staged has been removed
+)
+
+// Recover finishes or undoes a restore that was interrupted, by a crash or
+// by an error that could not be undone. Call it before the service opens its
+// databases: it does nothing if there is nothing to do. It may be
+// interrupted itself, and called again.
+//
+// If it can do neither, the error matches [ErrRecoveryPending] and says what
+// lies where.
+func (s *Store) Recover(ctx context.Context) (*Recovery, error) {
+	r, err := s.recover(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("backup: recover: %w", err)
+	}
+	return r, nil
+}
+
+func (s *Store) recover(ctx context.Context) (*Recovery, error) {
+	ss, err := s.read()
+	if err != nil {
+		return nil, err
+	}
+	defer ss.close()
+	none := &Recovery{Outcome: NothingPending, Sources: []string{}}
+	if ss == nil {
+		return none, nil
+	}
+	pending, err := ss.root.exists(journalName)
+	if err != nil || !pending {
+		return none, err
+	}
+	if err := ss.lockState(ctx, true); err != nil {
+		return nil, err
+	}
+	j, err := ss.readJournal()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRecoveryPending, err)
+	}
+	if j == nil {
+		return none, nil
+	}
+	defer j.close()
+	outcome, err := ss.settle(ctx, j)
+	if err != nil {
+		return nil, err
+	}
+	r := &Recovery{Stamp: j.Stamp, SafetyStamp: j.Safety, Outcome: outcome, Sources: j.sources()}
+	s.cfg.Logger.InfoContext(ctx, "interrupted restore settled", "stamp", j.Stamp, "outcome", outcome)
+	return r, nil
+}
+
+func (j *journal) close() {
+	for _, sw := range j.Swaps {
+		sw.close()
+	}
+}
+
+func (j *journal) sources() []string {
+	names := []string{}
+	for _, sw := range j.Swaps {
+		if !slices.Contains(names, sw.Source) {
+			names = append(names, sw.Source)
+		}
+	}
+	return names
+}
+
+// settle does what the journal says and removes it.
+func (ss *session) settle(ctx context.Context, j *journal) (Outcome, error) {
+	outcome := Discarded
+	var err error
+	switch j.Phase {
+	case phaseSwap:
+		outcome = RestoreFinished
+		if err = ss.forward(ctx, j); err != nil && ctx.Err() == nil {
+			outcome = RestoreUndone
+			if undoErr := ss.undo(ctx, j); undoErr != nil {
+				err = errors.Join(err, undoErr)
+			} else {
+				err = nil
+			}
+		}
+	case phaseUndo:
+		outcome = RestoreUndone
+		err = ss.undo(ctx, j)
+	}
+	if err != nil {
+		return "", j.pending(err)
+	}
+	return outcome, ss.discard(j)
+}
+
+// forward puts the new state in place.
+func (ss *session) forward(ctx context.Context, j *journal) error {
+	for _, sw := range j.Swaps {
+		if err := sw.open(ss.cfg.Fs); err != nil {
+			return err
+		}
+		if sw.dir == nil {
+			return fmt.Errorf("source %q: %s: %w", sw.Source, sw.Root, fs.ErrNotExist)
+		}
+		if err := sw.forward(ctx, func() error { return ss.writeJournal(j) }); err != nil {
+			return fmt.Errorf("source %q: %w", sw.Source, err)
+		}
+	}
+	return nil
+}
+
+// undo puts the old state back, having said so in the journal: a crash in
+// the middle must not be taken for one of going forward.
+func (ss *session) undo(ctx context.Context, j *journal) error {
+	if j.Phase != phaseUndo {
+		j.Phase = phaseUndo
+		if err := ss.writeJournal(j); err != nil {
+			return err
+		}
+	}
+	for _, sw := range slices.Backward(j.Swaps) {
+		if err := sw.open(ss.cfg.Fs); err != nil {
+			return err
+		}
+		if sw.dir == nil {
+			continue
+		}
+		if err := sw.undo(ctx); err != nil {
+			return fmt.Errorf("source %q: %w", sw.Source, err)
+		}
+	}
+	return nil
+}
+
+// discard removes what was staged, and then the journal.
+func (ss *session) discard(j *journal) error {
+	if j.Phase != phaseDiscard {
+		j.Phase = phaseDiscard
+		if err := ss.writeJournal(j); err != nil {
+			return j.pending(err)
+		}
+	}
+	for _, sw := range j.Swaps {
+		if err := sw.discard(ss.cfg.Fs); err != nil {
+			return j.pending(fmt.Errorf("source %q: remove what was staged: %w", sw.Source, err))
+		}
+	}
+	return ss.removeJournal()
+}
+
+// pending says what lies where, for somebody who has to go on by hand.
+func (j *journal) pending(err error) error {
+	var b strings.Builder
+	for _, sw := range j.Swaps {
+		fmt.Fprintf(&b, "; source %q: old files in %[2]s, new ones that are not in place yet in %[3]s",
+			sw.Source, filepath.Join(string(sw.Root), sw.Staging, "old"), filepath.Join(string(sw.Root), sw.Staging, "new"))
+	}
+	return fmt.Errorf("%w (phase %q%s): %w", ErrRecoveryPending, j.Phase, b.String(), err)
+}

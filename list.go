@@ -1,0 +1,63 @@
+package backup
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+)
+
+// List returns the store's snapshots, newest first. It reads the metadata
+// and nothing else. Damaged and unfinished snapshots are listed too, with
+// the problem; directories whose names are not stamps are not.
+func (s *Store) List(ctx context.Context) ([]Snapshot, error) {
+	ss, err := s.read()
+	if err != nil {
+		return nil, fmt.Errorf("backup: list: %w", err)
+	}
+	defer ss.close()
+	snapshots, _, err := ss.list(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("backup: list: %w", err)
+	}
+	return snapshots, nil
+}
+
+// list returns the snapshots, newest first, and the names of what else there
+// is, sorted. ss may be nil.
+func (ss *session) list(ctx context.Context) (snapshots []Snapshot, others []string, err error) {
+	if ss == nil || ss.snapshots == nil {
+		return nil, nil, nil
+	}
+	found, err := ss.snapshots.readDir(".")
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, fi := range found {
+		if err := ctx.Err(); err != nil {
+			return nil, nil, err
+		}
+		t, err := parseStamp(fi.name)
+		if err != nil || !fi.isDir() {
+			others = append(others, fi.name)
+			continue
+		}
+		snap := Snapshot{Stamp: fi.name, CreatedAt: t}
+		if d, err := ss.snapshots.sub(fi.name); err != nil {
+			snap.Problems = []Problem{{Code: CodeUnreadable, Detail: err.Error()}}
+		} else {
+			_, read, problem := d.readMetadata(fi.name)
+			d.close()
+			if problem != nil {
+				snap.Problems = []Problem{*problem}
+				snap.HasMetadata = problem.Code != CodeMetadataMissing
+			} else {
+				snap = *read
+			}
+		}
+		snap.InUse = ss.inUse(t)
+		snapshots = append(snapshots, snap)
+	}
+	slices.SortFunc(snapshots, func(a, b Snapshot) int { return cmp.Compare(b.Stamp, a.Stamp) })
+	return snapshots, others, nil
+}

@@ -1,0 +1,47 @@
+//go:build unix
+
+package backup
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+func lockRange(f *os.File, id int64, exclusive bool) error {
+	kind := int16(unix.F_RDLCK)
+	if exclusive {
+		kind = unix.F_WRLCK
+	}
+	return fcntlRange(f, id, kind)
+}
+
+func unlockRange(f *os.File, id int64) error { return fcntlRange(f, id, unix.F_UNLCK) }
+
+func fcntlRange(f *os.File, id int64, kind int16) error {
+	lock := unix.Flock_t{Type: kind, Whence: io.SeekStart, Start: id, Len: 1}
+	for {
+		err := unix.FcntlFlock(f.Fd(), setLock, &lock)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EACCES):
+			return ErrBusy
+		case !errors.Is(err, syscall.EINTR):
+			return &fs.PathError{Op: "lock", Path: f.Name(), Err: err}
+		}
+	}
+}
+
+// fileID identifies a directory for as long as somebody has it open.
+func fileID(fi fs.FileInfo, _ string) any {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fi
+	}
+	return [2]uint64{uint64(st.Dev), uint64(st.Ino)}
+}

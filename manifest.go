@@ -1,0 +1,202 @@
+package backup
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	manifestName = "manifest.jsonl"
+	metadataName = "backup-metadata.json"
+
+	maxManifestBytes = 512 << 20 // some two million entries
+	maxManifestLine  = 64 << 10
+)
+
+// An entryType says what an entry of a snapshot is.
+type entryType string
+
+const (
+	typeDir      entryType = "dir"
+	typeFile     entryType = "file"
+	typeDatabase entryType = "db"   // copied hot: SQLite's checks must pass
+	typeRaw      entryType = "raw"  // a database's file, copied as it lay
+	typeLink     entryType = "link" // a symbolic link
+)
+
+// holdsBytes reports whether the entry is a regular file in the snapshot.
+func (t entryType) holdsBytes() bool {
+	return t == typeFile || t == typeDatabase || t == typeRaw
+}
+
+// An entry is one line of a manifest. The first element of its path is the
+// name of its source.
+type entry struct {
+	Path   rawString `json:"path"` // in the snapshot, slash-separated
+	Type   entryType `json:"type"`
+	Mode   string    `json:"mode,omitempty"` // permission bits of the source, octal
+	MTime  time.Time `json:"mtime,omitzero"` // of the source
+	Size   int64     `json:"size,omitempty"` // bytes
+	SHA256 string    `json:"sha256,omitempty"`
+	Target rawString `json:"target,omitempty"` // of a link
+}
+
+func (e *entry) source() string {
+	name, _, _ := strings.Cut(string(e.Path), "/")
+	return name
+}
+
+func (e *entry) setAttributes(fi fileInfo) {
+	e.Mode = fmt.Sprintf("%04o", fi.mode.Perm())
+	if year := fi.mtime.UTC().Year(); year > 0 && year <= 9999 { // what RFC 3339 can say
+		e.MTime = fi.mtime.UTC().Round(0)
+	}
+}
+
+func (e *entry) perm() fs.FileMode {
+	var perm fs.FileMode
+	fmt.Sscanf(e.Mode, "%o", &perm) // validate has seen that it parses
+	return perm.Perm()
+}
+
+// validate refuses what no manifest of ours says.
+func (e *entry) validate() error {
+	if !localName(string(e.Path)) {
+		return fmt.Errorf("path %q is not local", e.Path)
+	}
+	var perm fs.FileMode
+	if _, err := fmt.Sscanf(e.Mode, "%o", &perm); e.Type != typeLink && (err != nil || fmt.Sprintf("%04o", perm.Perm()) != e.Mode) {
+		return fmt.Errorf("%q: mode %q", e.Path, e.Mode)
+	}
+	sum, err := hex.DecodeString(e.SHA256)
+	hashed := err == nil && len(sum) == sha256.Size
+	switch {
+	case e.Type.holdsBytes() && hashed && e.Size >= 0 && e.Target == "":
+	case e.Type == typeDir && e.SHA256 == "" && e.Size == 0 && e.Target == "":
+	case e.Type == typeLink && e.SHA256 == "" && e.Size == 0 && e.Target != "":
+	default:
+		return fmt.Errorf("%q: no sound entry of type %q", e.Path, e.Type)
+	}
+	return nil
+}
+
+// A manifest lists the entries of a snapshot, sorted by path.
+type manifest []entry
+
+func (m manifest) sort() {
+	slices.SortFunc(m, func(a, b entry) int { return cmp.Compare(a.Path, b.Path) })
+}
+
+// find returns the entry at a path.
+func (m manifest) find(p string) (*entry, bool) {
+	i, ok := slices.BinarySearchFunc(m, rawString(p), func(e entry, p rawString) int { return cmp.Compare(e.Path, p) })
+	if !ok {
+		return nil, false
+	}
+	return &m[i], true
+}
+
+// sum returns how many files and bytes m has of a source.
+func (m manifest) sum(source string) (files int, bytes int64) {
+	for i := range m {
+		if e := &m[i]; e.source() == source && e.Type.holdsBytes() {
+			files++
+			bytes += e.Size
+		}
+	}
+	return files, bytes
+}
+
+// write writes one line per entry.
+func (m manifest) write(w io.Writer) error {
+	buf := bufio.NewWriter(w)
+	for i := range m {
+		line, err := json.Marshal(&m[i])
+		if err != nil {
+			return err
+		}
+		buf.Write(line) // its error stays and comes back from Flush
+		buf.WriteByte('\n')
+	}
+	return buf.Flush()
+}
+
+// posixNames reports whether m has names that only a case-sensitive POSIX
+// file system can hold: with a backslash, or alike but for case.
+func (m manifest) posixNames() bool {
+	seen := make(map[string]bool, len(m))
+	for i := range m {
+		folded := strings.ToLower(string(m[i].Path))
+		if seen[folded] || strings.Contains(folded, `\`) {
+			return true
+		}
+		seen[folded] = true
+	}
+	return false
+}
+
+// readManifest reads what write wrote, and refuses anything else: entries
+// out of order, entries without their directory, paths that lead out of the
+// snapshot and, unless posixNames was recorded, paths that another system
+// would take for such or for each other.
+func readManifest(r io.Reader, posixNames bool) (manifest, error) {
+	var m manifest
+	dirs := make(map[rawString]bool)
+	lines := bufio.NewReaderSize(r, maxManifestLine)
+	for {
+		line, err := lines.ReadSlice('\n')
+		if err == io.EOF && len(line) == 0 {
+			if !posixNames && m.posixNames() {
+				return nil, errors.New("paths with a backslash, or alike but for case")
+			}
+			return m, nil
+		}
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return nil, fmt.Errorf("line %d: %w", len(m)+1, err)
+		}
+		e, err := parseEntry(bytes.TrimSuffix(line, []byte("\n")))
+		if err == nil && len(m) > 0 && e.Path <= m[len(m)-1].Path {
+			err = errors.New("out of order")
+		}
+		if parent := path.Dir(string(e.Path)); err == nil && parent != "." && !dirs[rawString(parent)] {
+			err = fmt.Errorf("%q is in no directory of the manifest", e.Path)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("line %d: %w", len(m)+1, err)
+		}
+		if e.Type == typeDir {
+			dirs[e.Path] = true
+		}
+		m = append(m, e)
+	}
+}
+
+func parseEntry(line []byte) (entry, error) {
+	var e entry
+	if err := json.Unmarshal(line, &e); err != nil {
+		return entry{}, err
+	}
+	again, err := json.Marshal(&e)
+	if err != nil {
+		return entry{}, err
+	}
+	if !bytes.Equal(again, line) {
+		return entry{}, errNotCanonical
+	}
+	return e, e.validate()
+}

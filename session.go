@@ -1,0 +1,148 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"time"
+)
+
+const snapshotsName = "snapshots"
+
+// A session is one operation's hold on the store: its directories and its
+// locks.
+type session struct {
+	*Store
+	root      *dir // Config.Dir
+	snapshots *dir // Dir/snapshots
+	locks     *lockTable
+	unlocks   []func()
+}
+
+// read begins a session that changes nothing. It is nil if there is no store
+// yet.
+func (s *Store) read() (*session, error) {
+	return s.open(openDirOrNone)
+}
+
+// write begins a session that changes the store, with the state lock held
+// shared or, to replace the sources, exclusively. It is refused while a
+// restore is pending.
+func (s *Store) write(ctx context.Context, exclusive bool) (*session, error) {
+	ss, err := s.open(makeDir)
+	if err != nil {
+		return nil, err
+	}
+	if err := ss.lockState(ctx, exclusive); err != nil {
+		ss.close()
+		return nil, err
+	}
+	pending, err := ss.root.exists(journalName)
+	if err == nil && pending {
+		err = ErrRecoveryPending
+	}
+	if err != nil {
+		ss.close()
+		return nil, err
+	}
+	return ss, nil
+}
+
+func (s *Store) open(open openFunc) (ss *session, err error) {
+	root, err := open(s.cfg.Fs, s.cfg.Dir)
+	if err != nil || root == nil {
+		return nil, err
+	}
+	ss = &session{Store: s, root: root, locks: lockTableFor(s.cfg.Fs, root)}
+	ss.snapshots, err = open(s.cfg.Fs, filepath.Join(s.cfg.Dir, snapshotsName))
+	if err != nil {
+		ss.close()
+		return nil, err
+	}
+	return ss, nil
+}
+
+func (ss *session) close() {
+	if ss == nil {
+		return
+	}
+	for _, unlock := range ss.unlocks {
+		unlock()
+	}
+	if ss.snapshots != nil {
+		ss.snapshots.close()
+	}
+	ss.locks.close()
+	ss.root.close()
+}
+
+func (ss *session) lockState(ctx context.Context, exclusive bool) error {
+	unlock, err := ss.locks.lock(ctx, ss.root, stateLock, exclusive)
+	if err != nil {
+		return fmt.Errorf("lock the store: %w", err)
+	}
+	ss.unlocks = append(ss.unlocks, unlock)
+	return nil
+}
+
+// use opens a snapshot and holds it against removal until the session ends.
+func (ss *session) use(ctx context.Context, stamp string) (*dir, error) {
+	t, err := parseStamp(stamp)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := ss.locks.lock(ctx, ss.root, snapshotLock(t), false)
+	if err != nil {
+		return nil, fmt.Errorf("lock snapshot %s: %w", stamp, err)
+	}
+	ss.unlocks = append(ss.unlocks, unlock)
+	return ss.snapshots.sub(stamp)
+}
+
+// inUse reports whether anybody holds a snapshot.
+func (ss *session) inUse(t time.Time) bool {
+	unlock, err := ss.locks.tryLock(ss.root, snapshotLock(t), true)
+	if err == nil {
+		unlock()
+	}
+	return errors.Is(err, ErrBusy)
+}
+
+func snapshotLock(t time.Time) int64 { return snapshotLocks + t.Unix() }
+
+// claim makes the directory of a new snapshot, named by t or, where that is
+// taken, by the next second that is free, and holds it until the session
+// ends.
+func (ss *session) claim(ctx context.Context, t time.Time) (stamp string, out *dir, err error) {
+	for ; ; t = t.Add(time.Second) {
+		if err := ctx.Err(); err != nil {
+			return "", nil, err
+		}
+		stamp := formatStamp(t)
+		if t, err = parseStamp(stamp); err != nil {
+			return "", nil, err // a clock beyond the year 9999
+		}
+		unlock, err := ss.locks.tryLock(ss.root, snapshotLock(t), true)
+		if errors.Is(err, ErrBusy) {
+			continue
+		}
+		if err != nil {
+			return "", nil, err
+		}
+		err = ss.snapshots.mkdir(stamp)
+		if err == nil {
+			ss.unlocks = append(ss.unlocks, unlock)
+			out, err = ss.snapshots.sub(stamp)
+			if err != nil {
+				err = errors.Join(err, ss.snapshots.remove(stamp))
+			}
+			return stamp, out, err
+		}
+		unlock()
+		if !errors.Is(err, fs.ErrExist) {
+			return "", nil, err
+		}
+	}
+}

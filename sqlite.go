@@ -1,0 +1,369 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"path/filepath"
+	"time"
+
+	"github.com/ncruces/go-sqlite3"
+	"github.com/spf13/afero"
+
+	"github.com/atocore/backup/internal/aferovfs"
+)
+
+// Everything that opens SQLite is in this file.
+
+// A conn is a connection to a database on any file system.
+type conn struct {
+	*sqlite3.Conn
+	release func() error // gives up the VFS, if one was registered
+}
+
+func (c *conn) Close() error {
+	if err := guard(c.Conn.Close); err != nil {
+		return err // it still is open, and needs its VFS
+	}
+	return c.release()
+}
+
+// sqliteHeader begins every database: https://sqlite.org/fileformat.html.
+var sqliteHeader = []byte("SQLite format 3\x00")
+
+// sidecars are what SQLite keeps beside a database:
+// https://sqlite.org/tempfiles.html.
+var sidecars = []string{"-wal", "-shm", "-journal"}
+
+// guard calls fn and makes an error of a panic: the driver panics when
+// SQLite runs out of memory, and a malformed database must not be able to
+// take the host down.
+func guard(fn func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("sqlite: panic: %v", r)
+		}
+	}()
+	return fn()
+}
+
+// openConn opens the database name of d: on the operating system's file
+// system with SQLite's own locks and shared memory, elsewhere without.
+func openConn(ctx context.Context, d *dir, name string, flags sqlite3.OpenFlag) (*conn, error) {
+	if d.native {
+		uri, err := nativeURI(d.full(name))
+		if err != nil {
+			return nil, err
+		}
+		return openURI(ctx, uri, flags, func() error { return nil })
+	}
+	vfsName, release := aferovfs.Register(d.fs)
+	return openURI(ctx, fileURI(d.full(name), url.Values{"vfs": {vfsName}}), flags, release)
+}
+
+// nativeURI names a file of the operating system, whatever is in its name.
+func nativeURI(path string) (string, error) {
+	path, err := filepath.Abs(path)
+	return fileURI(path, nil), err
+}
+
+// fileURI builds a name of the form that https://sqlite.org/uri.html asks
+// for. (In one put together by hand, a file could be called
+// "x?_pragma=…".)
+func fileURI(path string, query url.Values) string {
+	return (&url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path), RawQuery: query.Encode()}).String()
+}
+
+// openCopy opens a finished copy, immutable: no lock is taken, no sidecar
+// looked for or made. Reads fail once ctx is done.
+func openCopy(ctx context.Context, r io.ReaderAt, size int64) (*conn, error) {
+	vfsName, release := aferovfs.RegisterReader(ctx, r, size)
+	return openURI(ctx, fileURI(aferovfs.DB, url.Values{"vfs": {vfsName}}), sqlite3.OPEN_READONLY, release)
+}
+
+func openURI(ctx context.Context, uri string, flags sqlite3.OpenFlag, release func() error) (*conn, error) {
+	var c *sqlite3.Conn
+	err := guard(func() (err error) {
+		c, err = sqlite3.OpenFlags(uri, flags|sqlite3.OPEN_URI)
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(err, release())
+	}
+	c.SetInterrupt(ctx)
+	return &conn{c, release}, nil
+}
+
+// A pin is a connection to a live database within a read transaction: what
+// it reads is the database of one instant, whatever is written meanwhile.
+type pin struct {
+	conn     *conn
+	pageSize int64 // bytes
+	pages    int64
+}
+
+// pinDatabase starts a read transaction on the live database name of d,
+// waiting at most patience for a writer that has it locked.
+func pinDatabase(ctx context.Context, d *dir, name string, patience time.Duration) (p *pin, err error) {
+	c, err := openLive(ctx, d, name, patience)
+	if err != nil {
+		return nil, err
+	}
+	p = &pin{conn: c}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	return p, guard(func() error {
+		// BEGIN alone takes no lock; the first read does. The schema's
+		// version is read without parsing the schema, which may be damaged.
+		if err := c.Exec("BEGIN; PRAGMA schema_version"); err != nil {
+			return busyError(err)
+		}
+		if p.pageSize, err = queryInt(c, "PRAGMA page_size"); err != nil {
+			return err
+		}
+		p.pages, err = queryInt(c, "PRAGMA page_count")
+		return err
+	})
+}
+
+// openLive opens the service's own database for reading. It asks to write
+// all the same, as SQLite must roll back a hot journal before anything can
+// be read, and make the WAL's index; where that is not permitted, it reads
+// as best it can.
+func openLive(ctx context.Context, d *dir, name string, patience time.Duration) (*conn, error) {
+	c, err := openConn(ctx, d, name, sqlite3.OPEN_READWRITE)
+	if errors.Is(err, sqlite3.CANTOPEN) {
+		if ro, roErr := openConn(ctx, d, name, sqlite3.OPEN_READONLY); roErr == nil {
+			c, err = ro, nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = guard(func() error {
+		if err := c.BusyHandler(waitBusy(patience)); err != nil {
+			return err
+		}
+		if !d.native {
+			return c.Exec("PRAGMA locking_mode=EXCLUSIVE")
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// waitBusy returns a busy handler that gives up after patience or with its
+// context. See https://sqlite.org/c3ref/busy_handler.html.
+func waitBusy(patience time.Duration) func(ctx context.Context, count int) bool {
+	const pause = 5 * time.Millisecond
+	return func(ctx context.Context, count int) bool {
+		if time.Duration(count)*pause >= patience {
+			return false
+		}
+		timer := time.NewTimer(pause)
+		defer timer.Stop()
+		select {
+		case <-ctx.Done():
+			return false
+		case <-timer.C:
+			return true
+		}
+	}
+}
+
+// busyError makes SQLite's word for a lock that was not to be had ours too.
+func busyError(err error) error {
+	if errors.Is(err, sqlite3.BUSY) || errors.Is(err, sqlite3.LOCKED) {
+		return fmt.Errorf("%w: %w", ErrBusy, err)
+	}
+	return err
+}
+
+func (p *pin) bytes() int64 { return p.pageSize * p.pages }
+
+func (p *pin) close() {
+	p.conn.Close() // nothing was written through it
+}
+
+// backupBatch is how many bytes one step of the online backup copies, and
+// how far it runs past the end of its context.
+const backupBatch = 4 << 20
+
+// copyTo writes the pinned database to dst, a new file, by SQLite's online
+// backup: https://sqlite.org/backup.html. As the source is pinned, no writer
+// makes it start again. What is written is not yet synced.
+func (p *pin) copyTo(ctx context.Context, dst afero.File, moved func(n int64)) (err error) {
+	vfsName, release := aferovfs.RegisterWriter(ctx, dst)
+	defer func() { err = errors.Join(err, release()) }()
+	// A failed copy is thrown away: it needs no journal.
+	uri := fileURI(aferovfs.DB, url.Values{"vfs": {vfsName}, "_pragma": {"journal_mode(off)", "synchronous(off)"}})
+	return guard(func() (err error) {
+		backup, err := p.conn.BackupInit("main", uri)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, backup.Close()) }()
+		batch := max(1, int(backupBatch/p.pageSize))
+		for copied := 0; ; {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			done, err := backup.Step(batch)
+			if err != nil {
+				return busyError(err)
+			}
+			now := backup.PageCount() - backup.Remaining()
+			moved(int64(now-copied) * p.pageSize)
+			copied = now
+			if done {
+				return nil
+			}
+		}
+	})
+}
+
+// checkCopy runs SQLite's checks, and the host's, on a finished copy. It
+// returns what they found; the error is for a check that was cut short.
+func checkCopy(ctx context.Context, r io.ReaderAt, size int64, level Level, hostCheck func(context.Context, *sqlite3.Conn) error) (problems []Problem, err error) {
+	if problem, ok := checkHeader(r, size); !ok || level == ValidateStructure {
+		return problem, nil
+	}
+	c, err := openCopy(ctx, r, size)
+	if err != nil {
+		return problemOf(ctx, "open", err)
+	}
+	err = guard(func() error {
+		rows, err := integrityCheck(c, level)
+		if err != nil {
+			problems, err = problemOf(ctx, "integrity check", err)
+			return err
+		}
+		for _, row := range rows {
+			problems = append(problems, Problem{Code: CodeDatabaseCorrupt, Detail: row})
+		}
+		if hostCheck == nil || len(problems) > 0 {
+			return nil
+		}
+		if err := hostCheck(ctx, c.Conn); err != nil && ctx.Err() == nil {
+			problems = append(problems, Problem{Code: CodeCheckFailed, Detail: err.Error()})
+		}
+		return ctx.Err()
+	})
+	closeErr := c.Close()
+	if err == nil && closeErr != nil {
+		problems = append(problems, Problem{Code: CodeCheckFailed, Detail: closeErr.Error()})
+	}
+	if err != nil && ctx.Err() == nil { // a panic
+		return append(problems, Problem{Code: CodeCheckFailed, Detail: err.Error()}), nil
+	}
+	return problems, err
+}
+
+// checkHeader finds what SQLite lets pass: to it an empty file is a sound,
+// empty database.
+func checkHeader(r io.ReaderAt, size int64) (problems []Problem, ok bool) {
+	const least = 512 // the smallest page
+	if size < least {
+		return []Problem{{Code: CodeDatabaseCorrupt, Detail: fmt.Sprintf("%d bytes are no SQLite database", size)}}, false
+	}
+	header := make([]byte, len(sqliteHeader))
+	if n, err := r.ReadAt(header, 0); n < len(header) {
+		return []Problem{{Code: CodeUnreadable, Detail: err.Error()}}, false
+	}
+	if !bytes.Equal(header, sqliteHeader) {
+		return []Problem{{Code: CodeDatabaseCorrupt, Detail: "no SQLite header"}}, false
+	}
+	return nil, true
+}
+
+// problemOf tells damage from a check that did not come to its end.
+func problemOf(ctx context.Context, op string, err error) ([]Problem, error) {
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	p := Problem{Code: CodeCheckFailed, Detail: op + ": " + err.Error()}
+	switch {
+	case errors.Is(err, sqlite3.CORRUPT), errors.Is(err, sqlite3.NOTADB):
+		p.Code = CodeDatabaseCorrupt
+	case errors.Is(err, sqlite3.IOERR):
+		p.Code = CodeUnreadable
+	}
+	return []Problem{p}, nil
+}
+
+// integrityCheck returns the rows of SQLite's check that are not "ok". See
+// https://sqlite.org/pragma.html#pragma_integrity_check.
+func integrityCheck(c *conn, level Level) ([]string, error) {
+	pragma := "PRAGMA integrity_check"
+	if level == ValidateQuick {
+		pragma = "PRAGMA quick_check"
+	}
+	stmt, _, err := c.Prepare(pragma)
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	sound := false
+	for stmt.Step() {
+		if row := stmt.ColumnText(0); row == "ok" {
+			sound = true
+		} else {
+			found = append(found, row)
+		}
+	}
+	if err := errors.Join(stmt.Err(), stmt.Close()); err != nil {
+		return nil, err
+	}
+	if !sound && len(found) == 0 {
+		found = []string{"the check said nothing"}
+	}
+	return found, nil
+}
+
+// probeRunning returns ErrServiceRunning if anybody is seen to have the
+// database open: a connection in WAL mode that has read anything, or one
+// within a transaction. It leaves the database and its WAL as they are: a
+// WAL that there is must not be folded into a database that may be damaged,
+// and one that there is not must not be left behind.
+func probeRunning(ctx context.Context, d *dir, name string) error {
+	c, err := openConn(ctx, d, name, sqlite3.OPEN_READWRITE)
+	if err != nil {
+		return ctx.Err() // what cannot be opened is not what tells us
+	}
+	hasWAL, existsErr := d.exists(name + "-wal")
+	err = guard(func() error {
+		if _, err := c.Config(sqlite3.DBCONFIG_NO_CKPT_ON_CLOSE, hasWAL || existsErr != nil); err != nil {
+			return err
+		}
+		return c.Exec("PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE")
+	})
+	running := errors.Is(err, sqlite3.BUSY) || errors.Is(err, sqlite3.LOCKED)
+	if closeErr := c.Close(); closeErr != nil && !running {
+		return closeErr
+	}
+	if running {
+		return fmt.Errorf("%w: %s is open elsewhere", ErrServiceRunning, d.full(name))
+	}
+	return ctx.Err() // a damaged database is what restores are for
+}
+
+func queryInt(c *conn, sql string) (int64, error) {
+	stmt, _, err := c.Prepare(sql)
+	if err != nil {
+		return 0, err
+	}
+	var n int64
+	if stmt.Step() {
+		n = stmt.ColumnInt64(0)
+	}
+	return n, errors.Join(stmt.Err(), stmt.Close())
+}

@@ -1,0 +1,280 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"syscall"
+
+	"github.com/spf13/afero"
+)
+
+// A swap exchanges entries of one directory, the root, for staged ones. The
+// old entries wait in the staging directory, which lies in the root, so that
+// every move is a rename within one file system:
+//
+//	root/.atobackup-…/new/app.db    →  root/app.db
+//	root/app.db, root/app.db-wal    →  root/.atobackup-…/old/
+//
+// What has been done can be told from which names are where, so that a swap
+// may be finished or undone from whatever a crash has left. Renames are
+// taken to be atomic, but not to reach the disk in order: that is what the
+// syncs between the steps are for.
+//
+// A name that is a mount point cannot be renamed. It is noted in InPlace,
+// after the old bytes have been copied to the staging directory, and then
+// overwritten.
+type swap struct {
+	Source  string      `json:"source"`
+	Root    rawString   `json:"root"`    // as openDir takes it
+	Staging string      `json:"staging"` // a name in the root
+	New     []rawString `json:"new"`     // names in the root
+	Old     []rawString `json:"old"`     // as far as they exist
+	InPlace []rawString `json:"in_place,omitempty"`
+	Made    []rawString `json:"made,omitempty"` // directories made for it, outermost first
+
+	dir *dir // the open root
+}
+
+// open opens the root, once. A root that is missing is nil and no error.
+func (sw *swap) open(fsys afero.Fs) (err error) {
+	if sw.dir == nil {
+		sw.dir, err = openDirOrNone(fsys, string(sw.Root))
+	}
+	return err
+}
+
+func (sw *swap) close() {
+	if sw.dir != nil {
+		sw.dir.close()
+	}
+}
+
+func (sw *swap) staged(name rawString) string { return path.Join(sw.Staging, "new", string(name)) }
+func (sw *swap) saved(name rawString) string  { return path.Join(sw.Staging, "old", string(name)) }
+
+// forward puts the new entries in place. changed records the swap in the
+// journal.
+func (sw *swap) forward(ctx context.Context, changed func() error) error {
+	if err := sw.clear(ctx, changed); err != nil {
+		return err
+	}
+	for _, name := range sw.New {
+		if err := sw.moveIn(ctx, name); err != nil {
+			return fmt.Errorf("put %s in place: %w", sw.dir.full(string(name)), err)
+		}
+	}
+	return sw.sync("new")
+}
+
+// clear moves the old entries out of the way, unless that was done before.
+func (sw *swap) clear(ctx context.Context, changed func() error) error {
+	for _, name := range sw.New {
+		waiting, err := sw.dir.exists(sw.staged(name))
+		if err != nil || !waiting {
+			return err // a new entry is in place: no old one is
+		}
+	}
+	for _, name := range sw.Old {
+		if err := sw.moveOut(ctx, name, changed); err != nil {
+			return fmt.Errorf("move %s out of the way: %w", sw.dir.full(string(name)), err)
+		}
+	}
+	// No new entry may be durable before all old ones are out of the way: a
+	// write-ahead log that stayed would be replayed over the new database.
+	return sw.sync("old")
+}
+
+// sync makes the moves between the root and a staging directory durable.
+func (sw *swap) sync(staging string) error {
+	return errors.Join(sw.dir.syncDir(path.Join(sw.Staging, staging)), sw.dir.syncDir("."))
+}
+
+// moveOut moves an old entry to the staging directory, if it still is in
+// place.
+func (sw *swap) moveOut(ctx context.Context, name rawString, changed func() error) error {
+	if slices.Contains(sw.InPlace, name) {
+		return nil
+	}
+	inPlace, err := sw.dir.exists(string(name))
+	if err != nil || !inPlace {
+		return err
+	}
+	if err := sw.dir.removeAll(sw.saved(name)); err != nil { // half a copy, of a move that was cut short
+		return err
+	}
+	err = sw.dir.rename(string(name), sw.saved(name))
+	if isMountError(err) && slices.Contains(sw.New, name) {
+		return sw.copyOut(ctx, name, changed)
+	}
+	return err
+}
+
+// copyOut saves a file that cannot be renamed, and then notes that it is to
+// be overwritten.
+func (sw *swap) copyOut(ctx context.Context, name rawString, changed func() error) error {
+	if err := sw.copyFile(ctx, string(name), sw.saved(name)); err != nil {
+		return err
+	}
+	if err := sw.dir.syncDir(path.Join(sw.Staging, "old")); err != nil {
+		return err
+	}
+	sw.InPlace = append(sw.InPlace, name)
+	return changed()
+}
+
+func (sw *swap) moveIn(ctx context.Context, name rawString) error {
+	waiting, err := sw.dir.exists(sw.staged(name))
+	if err != nil || !waiting {
+		return err
+	}
+	if slices.Contains(sw.InPlace, name) {
+		return sw.overwrite(ctx, sw.staged(name), string(name))
+	}
+	return sw.dir.rename(sw.staged(name), string(name))
+}
+
+// undo puts the old entries back.
+func (sw *swap) undo(ctx context.Context) error {
+	for _, name := range sw.New {
+		if err := sw.moveBack(ctx, name); err != nil {
+			return fmt.Errorf("take %s back: %w", sw.dir.full(string(name)), err)
+		}
+	}
+	if err := sw.sync("new"); err != nil {
+		return err
+	}
+	for _, name := range sw.Old {
+		if slices.Contains(sw.InPlace, name) {
+			continue
+		}
+		saved, err := sw.dir.exists(sw.saved(name))
+		if err == nil && saved {
+			err = sw.dir.rename(sw.saved(name), string(name))
+		}
+		if err != nil {
+			return fmt.Errorf("put %s back: %w", sw.dir.full(string(name)), err)
+		}
+	}
+	return sw.sync("old")
+}
+
+// moveBack takes a new entry out again, if it is in place.
+func (sw *swap) moveBack(ctx context.Context, name rawString) error {
+	if slices.Contains(sw.InPlace, name) {
+		return sw.overwrite(ctx, sw.saved(name), string(name))
+	}
+	waiting, err := sw.dir.exists(sw.staged(name))
+	if err != nil || waiting {
+		return err
+	}
+	inPlace, err := sw.dir.exists(string(name))
+	if err != nil || !inPlace {
+		return err
+	}
+	return sw.dir.rename(string(name), sw.staged(name))
+}
+
+func (sw *swap) copyFile(ctx context.Context, from, to string) error {
+	src, info, err := sw.dir.open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close() // nothing was written
+	err = sw.dir.createFile(to, func(f afero.File) error {
+		_, err := copyBytes(ctx, f, src, func(int64) {})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return sw.dir.setAttributes(to, info.mode, info.mtime)
+}
+
+// overwrite gives the file to the bytes of from, in the same inode.
+func (sw *swap) overwrite(ctx context.Context, from, to string) error {
+	src, info, err := sw.dir.open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close() // nothing was written
+	dst, _, err := sw.dir.openRegular(to, os.O_WRONLY)
+	if err != nil {
+		return err
+	}
+	_, err = copyBytes(ctx, dst, src, func(int64) {})
+	if err == nil {
+		err = dst.Truncate(info.size)
+	}
+	if err = errors.Join(err, dst.Sync(), dst.Close()); err != nil {
+		return err
+	}
+	return sw.dir.setAttributes(to, info.mode, info.mtime)
+}
+
+// discard removes the staging directory and, unless they have come into use,
+// the directories that were made.
+func (sw *swap) discard(fsys afero.Fs) error {
+	if err := sw.open(fsys); err != nil || sw.dir == nil {
+		return err
+	}
+	if err := sw.dir.removeAll(sw.Staging); err != nil {
+		return err
+	}
+	if err := sw.dir.syncDir("."); err != nil {
+		return err
+	}
+	for _, made := range slices.Backward(sw.Made) {
+		if err := removeEmptyDir(fsys, string(made)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func removeEmptyDir(fsys afero.Fs, p string) error {
+	d, err := openDirOrNone(fsys, p)
+	if err != nil || d == nil {
+		return err
+	}
+	found, err := d.readDir(".")
+	d.close()
+	if err != nil || len(found) > 0 {
+		return err
+	}
+	parent, err := openDir(fsys, filepath.Dir(p))
+	if err != nil {
+		return err
+	}
+	defer parent.close()
+	return errors.Join(parent.remove(filepath.Base(p)), parent.syncDir("."))
+}
+
+// isMountError reports whether a rename failed because one of its ends is a
+// mount point, or they are not of one file system: see rename(2).
+func isMountError(err error) bool {
+	return errors.Is(err, syscall.EXDEV) || errors.Is(err, syscall.EBUSY)
+}
+
+// missingDirs returns p and those of its parents that do not exist, outermost
+// first.
+func missingDirs(fsys afero.Fs, p string) ([]rawString, error) {
+	var missing []rawString
+	for ; ; p = filepath.Dir(p) {
+		d, err := openDir(fsys, p)
+		if err == nil {
+			d.close()
+			slices.Reverse(missing)
+			return missing, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		missing = append(missing, rawString(p))
+	}
+}
