@@ -19,11 +19,12 @@ import (
 // Config says what a [Store] backs up, and where to.
 type Config struct {
 	// Dir is the store's root; required. Snapshots are directories under
-	// Dir/snapshots. It must lie outside of every source.
+	// Dir/snapshots. A Tree that it lies in leaves it out.
 	Dir string
 
 	// Sources are what to capture. Their names are unique and valid as
-	// names of directories; their paths do not contain one another.
+	// names of directories. A Tree leaves out the sources within it, which
+	// may be captured another way: a Database through its DB, say.
 	Sources []Source
 
 	// Fs holds Dir and the sources. If nil, the operating system's.
@@ -190,34 +191,34 @@ func (cfg *Config) normalize() error {
 
 	var err error
 	if cfg.Dir == "" {
-		mistake("Dir is empty: name the directory to keep snapshots in")
+		mistake("dir is empty: name the directory to keep snapshots in")
 	} else if cfg.Dir, err = absolute(cfg.Fs, cfg.Dir); err != nil {
-		mistake("Dir: %w", err)
+		mistake("dir: %w", err)
 	}
 	if cfg.BusyTimeout < 0 {
-		mistake("BusyTimeout is negative: leave it zero for the default")
+		mistake("busy timeout is negative: leave it zero for the default")
 	}
 	if err := cfg.Retention.validate(); err != nil {
-		mistake("Retention: %w", err)
+		mistake("retention: %w", err)
 	}
 	if len(cfg.Sources) == 0 {
-		mistake("no Sources: there is nothing to back up")
+		mistake("no sources: there is nothing to back up")
 	}
 	for i := range cfg.Sources {
 		src := &cfg.Sources[i]
 		for _, err := range src.mistakes(cfg.Fs) {
-			mistake("Sources[%d] %q: %w", i, src.Name, err)
+			mistake("source %d, %q: %w", i, src.Name, err)
 		}
 		for j, other := range cfg.Sources[:i] {
 			if strings.EqualFold(src.Name, other.Name) {
-				mistake("Sources[%d] %q: the name is taken by Sources[%d]", i, src.Name, j)
+				mistake("source %d, %q: the name is taken by source %d", i, src.Name, j)
 			}
-			if src.overlaps(other.Path) {
-				mistake("Sources[%d] %q: its path and that of %q contain one another: capture each thing once", i, src.Name, other.Name)
+			if src.clashes(other.Path, other.Kind) {
+				mistake("source %d, %q: its path and that of %q contain one another, and the outer one is no tree", i, src.Name, other.Name)
 			}
 		}
-		if cfg.Dir != "" && src.overlaps(cfg.Dir) {
-			mistake("Sources[%d] %q: its path and Dir contain one another: keep snapshots out of what they are of", i, src.Name)
+		if cfg.Dir != "" && (within(src.Path, cfg.Dir) || src.Kind != Tree && within(cfg.Dir, src.Path)) {
+			mistake("source %d, %q: its path lies in dir: keep what is backed up out of the backups", i, src.Name)
 		}
 	}
 	return errors.Join(mistakes...)
@@ -242,17 +243,24 @@ func (src *Source) mistakes(fsys afero.Fs) []error {
 		errs = append(errs, fmt.Errorf("path %q is not that of a file", src.Path))
 	}
 	if src.Kind != Database && src.DB != nil {
-		errs = append(errs, errors.New("DB is set: it is for a Database alone"))
+		errs = append(errs, errors.New("a DB is set, which is for databases alone"))
 	}
 	if src.Kind != Database && src.Check != nil {
-		errs = append(errs, errors.New("Check is set: it is for a Database alone"))
+		errs = append(errs, errors.New("a Check is set, which is for databases alone"))
 	}
 	return errs
 }
 
-// overlaps reports whether the source's path is other, above it or below it.
-func (src *Source) overlaps(other string) bool {
-	return src.Path != "" && (within(src.Path, other) || within(other, src.Path))
+// clashes reports whether the source and one of another path and kind want
+// the same file. A source within a Tree does not: the tree leaves it out.
+func (src *Source) clashes(other string, kind Kind) bool {
+	switch {
+	case src.Path == "" || other == "":
+		return false
+	case within(src.Path, other):
+		return kind != Tree || within(other, src.Path)
+	}
+	return within(other, src.Path) && src.Kind != Tree
 }
 
 // within reports whether p is dir or below it.

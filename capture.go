@@ -26,10 +26,11 @@ type target struct {
 	*Source
 	dir       *dir // nil if it is missing
 	name      string
-	bytes     int64    // what it will take, about
-	databases []string // of a tree, the ones to pin before anything is copied
-	skipped   []string // of a tree, what is neither file, directory nor link
-	release   func()   // ends its quiescence
+	bytes     int64       // what it will take, about
+	layout    *treeLayout // of a tree
+	databases []string    // of a tree, the ones to pin before anything is copied
+	skipped   []string    // of a tree, what is neither file, directory nor link
+	release   func()      // ends its quiescence
 }
 
 // maxPins bounds the databases within trees that are pinned together, each
@@ -43,6 +44,8 @@ type capture struct {
 	out     *dir
 	lenient bool // a safety snapshot: no state is too bad to be copied
 	targets []*target
+
+	held heldFiles
 
 	pins     map[string]*pin // by full path
 	releases []func()        // of sources that are quiescent
@@ -58,7 +61,7 @@ func (c *capture) locateSources(ctx context.Context, sources []Source) error {
 	for i := range sources {
 		t := &target{Source: &sources[i]}
 		c.targets = append(c.targets, t)
-		err := t.locate(ctx, c.cfg.Fs)
+		err := c.locate(ctx, t)
 		if errors.Is(err, fs.ErrNotExist) && c.lenient && t.hasSidecars() {
 			continue // what was committed may be in its WAL
 		}
@@ -81,15 +84,16 @@ func (t *target) close() {
 }
 
 // locate opens the target's directory and sums up its bytes.
-func (t *target) locate(ctx context.Context, fsys afero.Fs) (err error) {
+func (c *capture) locate(ctx context.Context, t *target) (err error) {
 	if t.Kind == Tree {
 		t.name = "."
-		if t.dir, err = openDir(fsys, t.Path); err != nil {
+		t.layout = c.holes(t.Source)
+		if t.dir, err = openDir(c.cfg.Fs, t.Path); err != nil {
 			return err
 		}
-		return t.scan(ctx)
+		return t.scan(ctx, c.held)
 	}
-	if t.dir, t.name, err = locate(fsys, t.Path); err != nil {
+	if t.dir, t.name, err = locate(c.cfg.Fs, t.Path); err != nil {
 		return err
 	}
 	fi, err := t.dir.lstat(t.name)
@@ -100,6 +104,11 @@ func (t *target) locate(ctx context.Context, fsys afero.Fs) (err error) {
 		return errNotRegular
 	}
 	t.bytes = fi.size
+	if t.DB == nil {
+		if err := c.held.check(t.dir, t.name); err != nil {
+			return err
+		}
+	}
 	if t.Kind == Database {
 		if wal, err := t.dir.lstat(t.name + "-wal"); err == nil {
 			t.bytes += wal.size // most of it replaces pages, but it may add
@@ -120,9 +129,15 @@ func (t *target) hasSidecars() bool {
 }
 
 // scan sums up a tree and finds its databases.
-func (t *target) scan(ctx context.Context) error {
+func (t *target) scan(ctx context.Context, held heldFiles) error {
 	return t.dir.walk(ctx, t.name, func(name string, fi fileInfo) error {
+		if t.layout.isHole(name) {
+			return skip(fi)
+		}
 		t.bytes += fi.size
+		if err := held.check(t.dir, name); err != nil {
+			return err
+		}
 		if !fi.isRegular() || len(t.databases) == maxPins || t.Quiesce != nil {
 			return nil
 		}
@@ -132,6 +147,14 @@ func (t *target) scan(ctx context.Context) error {
 		}
 		return ignoreNotExist(err)
 	})
+}
+
+// skip passes over what has been found in a walk.
+func skip(fi fileInfo) error {
+	if fi.isDir() {
+		return fs.SkipDir
+	}
+	return nil
 }
 
 // hasDatabaseHeader reports whether a file of a tree is a SQLite database.
@@ -293,6 +316,8 @@ func (c *capture) copyTree(ctx context.Context, t *target) error {
 	err := t.dir.walk(ctx, ".", func(name string, fi fileInfo) error {
 		to := path.Join(t.Name, name)
 		switch {
+		case t.layout.isHole(name):
+			return skip(fi)
 		case fi.isDir():
 			err := c.makeDir(to, fi)
 			dirs = append(dirs, c.entries[len(c.entries)-1])

@@ -78,7 +78,7 @@ func (s *Store) createRequest(opts *CreateOptions) (createRequest, error) {
 	var mistakes []error
 	for _, name := range req.Include {
 		if _, ok := s.source(name); !ok {
-			mistakes = append(mistakes, fmt.Errorf("Include names %q, which is no source", name))
+			mistakes = append(mistakes, fmt.Errorf("include: %q is no source", name))
 		}
 	}
 	if !req.Level.valid() {
@@ -163,7 +163,7 @@ func (ss *session) create(ctx context.Context, req createRequest) (snap *Snapsho
 }
 
 func (s *Store) newCapture(ctx context.Context, req createRequest) (*capture, error) {
-	c := &capture{Store: s, lenient: req.lenient, pins: make(map[string]*pin), done: make(map[string]int64)}
+	c := &capture{Store: s, lenient: req.lenient, held: findHeldFiles(), pins: make(map[string]*pin), done: make(map[string]int64)}
 	return c, c.locateSources(ctx, req.sources)
 }
 

@@ -507,6 +507,8 @@ func (d *dir) replaceFile(name string, data []byte) error {
 	return nil
 }
 
+var errTooLarge = errors.New("larger than any that this library writes")
+
 // readFile returns the content of the regular file name, unless it has more
 // than limit bytes.
 func (d *dir) readFile(name string, limit int64) ([]byte, error) {
@@ -519,7 +521,7 @@ func (d *dir) readFile(name string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	if int64(len(data)) > limit {
-		return nil, &fs.PathError{Op: "read", Path: d.full(name), Err: fmt.Errorf("larger than %d bytes", limit)}
+		return nil, &fs.PathError{Op: "read", Path: d.full(name), Err: errTooLarge}
 	}
 	return data, nil
 }

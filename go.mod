@@ -3,6 +3,7 @@ module github.com/atocore/backup
 go 1.26.0
 
 require (
+	github.com/google/go-cmp v0.7.0
 	github.com/ncruces/go-sqlite3 v0.36.0
 	github.com/spf13/afero v1.15.0
 	golang.org/x/sys v0.49.0

@@ -220,6 +220,7 @@ func (ss *session) settle(ctx context.Context, j *journal) (Outcome, error) {
 		outcome = RestoreFinished
 		if err = ss.forward(ctx, j); err != nil && ctx.Err() == nil {
 			outcome = RestoreUndone
+			ss.cfg.Logger.ErrorContext(ctx, "interrupted restore cannot be finished", "stamp", j.Stamp, "error", err)
 			if undoErr := ss.undo(ctx, j); undoErr != nil {
 				err = errors.Join(err, undoErr)
 			} else {

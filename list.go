@@ -44,13 +44,14 @@ func (ss *session) list(ctx context.Context) (snapshots []Snapshot, others []str
 		}
 		snap := Snapshot{Stamp: fi.name, CreatedAt: t}
 		if d, err := ss.snapshots.sub(fi.name); err != nil {
+			snap.HasMetadata = true // as far as is known
 			snap.Problems = []Problem{{Code: CodeUnreadable, Detail: err.Error()}}
 		} else {
 			_, read, problem := d.readMetadata(fi.name)
 			d.close()
 			if problem != nil {
 				snap.Problems = []Problem{*problem}
-				snap.HasMetadata = problem.Code != CodeMetadataMissing
+				snap.HasMetadata = problem.Code != CodeMetadataMissing // as far as is known
 			} else {
 				snap = *read
 			}

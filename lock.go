@@ -136,6 +136,18 @@ func (t *lockTable) tryLock(d *dir, id int64, exclusive bool) (unlock func(), er
 	return sync.OnceFunc(func() { t.unlock(id) }), nil
 }
 
+// busy reports whether anybody holds a lock. It makes no lock file.
+func (t *lockTable) busy(d *dir, id int64) bool {
+	if there, err := d.exists(lockName); d.native && (err != nil || !there) {
+		return false // who has a lock has made the file
+	}
+	unlock, err := t.tryLock(d, id, true)
+	if err == nil {
+		unlock()
+	}
+	return errors.Is(err, ErrBusy)
+}
+
 func (t *lockTable) unlock(id int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -2,20 +2,11 @@ package backup
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"path"
-	"path/filepath"
 	"slices"
 	"strings"
-
-	"github.com/spf13/afero"
 )
 
 // RestoreOptions are the options of [Store.Restore].
@@ -69,10 +60,6 @@ func (r *Restoration) MarshalJSON() ([]byte, error) {
 		DryRun      bool     `json:"dry_run"`
 	}{r.Stamp, r.Restored, safety, r.IntegrityOK, r.Bytes, r.DryRun})
 }
-
-// stagingPrefix begins the names of the directories that a restore makes
-// beside, or for trees in, its targets.
-const stagingPrefix = ".atobackup-"
 
 // Restore replaces the live state by a snapshot's: all of its sources or, if
 // anything fails, none. The service must be stopped.
@@ -221,20 +208,43 @@ func (r *restorer) selectSources(names []string) error {
 // probe refuses to go on if a database is seen to be open.
 func (r *restorer) probe(ctx context.Context) error {
 	for _, src := range r.sources {
-		if src.Kind != Database {
-			continue
+		root, base, err := r.swapRoot(src)
+		if err != nil {
+			return fmt.Errorf("source %q: %w", src.Name, err)
 		}
-		d, name, err := locate(r.cfg.Fs, src.Path)
-		if errors.Is(err, fs.ErrNotExist) {
+		d, err := openDirOrNone(r.cfg.Fs, root)
+		if err == nil && d == nil {
 			continue
 		}
 		if err != nil {
 			return fmt.Errorf("source %q: %w", src.Name, err)
 		}
-		err = probeRunning(ctx, d, name)
+		err = r.probeSource(ctx, d, src, base)
 		d.close()
 		if err != nil {
 			return fmt.Errorf("source %q: %w", src.Name, err)
+		}
+	}
+	return nil
+}
+
+// probeSource probes a Database, or the databases of a tree that the
+// snapshot has too.
+func (r *restorer) probeSource(ctx context.Context, d *dir, src *Source, base string) error {
+	for i := range r.from.entries {
+		e := &r.from.entries[i]
+		if e.source() != src.Name || e.Type != typeDatabase && e.Type != typeRaw {
+			continue
+		}
+		name := base
+		if src.Kind == Tree {
+			name = strings.TrimPrefix(string(e.Path), src.Name+"/")
+		}
+		if there, err := d.exists(name); err != nil || !there {
+			continue // to be told, if it matters, by what comes next
+		}
+		if err := probeRunning(ctx, d, name); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -268,7 +278,7 @@ func (r *restorer) replace(ctx context.Context) error {
 	}
 	r.journal.Phase = phaseSwap
 	if err := r.writeJournal(r.journal); err != nil {
-		return r.journal.pending(err)
+		return errors.Join(err, r.discard(r.journal)) // nothing has been exchanged yet
 	}
 	// From here on there is no giving up halfway.
 	uncancelled := context.WithoutCancel(ctx)
@@ -298,244 +308,4 @@ func (r *restorer) discardStaged() error {
 		return err
 	}
 	return r.discard(r.journal)
-}
-
-// stage writes the new files beside the old ones, durably, having said in
-// the journal where.
-func (r *restorer) stage(ctx context.Context) error {
-	id := make([]byte, 8)
-	rand.Read(id) // never fails: see crypto/rand
-	for _, src := range r.sources {
-		swaps, err := r.plan(src, stagingPrefix+hex.EncodeToString(id)+"-"+src.Name)
-		if err != nil {
-			return fmt.Errorf("source %q: %w", src.Name, err)
-		}
-		r.journal.Swaps = append(r.journal.Swaps, swaps...)
-	}
-	if err := r.writeJournal(r.journal); err != nil {
-		return err
-	}
-	for _, sw := range r.journal.Swaps {
-		if err := r.stageSwap(ctx, sw); err != nil {
-			return fmt.Errorf("stage source %q: %w", sw.Source, err)
-		}
-	}
-	return nil
-}
-
-// swapRoot returns the directory in which the entries of a source lie, and
-// the name that they have or, with something appended, share.
-func (s *Store) swapRoot(src *Source) (root, base string, err error) {
-	if src.Kind == Tree {
-		return src.Path, "", nil
-	}
-	p, err := followLinks(s.cfg.Fs, src.Path)
-	return filepath.Dir(p), filepath.Base(p), err
-}
-
-// plan says what is to be exchanged for a source.
-func (r *restorer) plan(src *Source, staging string) ([]*swap, error) {
-	root, base, err := r.swapRoot(src)
-	if err != nil {
-		return nil, err
-	}
-	sw := &swap{Source: src.Name, Root: rawString(root), Staging: staging, New: []rawString{}, Old: []rawString{}}
-	if sw.Made, err = missingDirs(r.cfg.Fs, root); err != nil {
-		return nil, err
-	}
-	for i := range r.from.entries {
-		e := &r.from.entries[i]
-		name := r.liveName(src, base, e)
-		if name != "." && !strings.Contains(name, "/") {
-			sw.New = append(sw.New, rawString(name))
-		}
-	}
-	if src.Kind != Tree {
-		sw.Old = append(sw.Old, rawString(base))
-	}
-	if src.Kind == Database {
-		for _, suffix := range sidecars {
-			sw.Old = append(sw.Old, rawString(base+suffix))
-		}
-	}
-	if err := sw.open(r.cfg.Fs); err != nil || sw.dir == nil || src.Kind != Tree {
-		return []*swap{sw}, err
-	}
-	found, err := sw.dir.readDir(".")
-	for _, fi := range found {
-		sw.Old = append(sw.Old, rawString(fi.name))
-	}
-	return []*swap{sw}, err
-}
-
-// liveName returns where an entry of the snapshot belongs below the root of
-// its source's swap, or "." if it is none of the source's.
-func (r *restorer) liveName(src *Source, base string, e *entry) string {
-	rest, ok := strings.CutPrefix(string(e.Path), src.Name+"/")
-	if !ok {
-		return "."
-	}
-	if src.Kind == Tree {
-		return rest
-	}
-	// The base name is the configured one; what a raw copy has appended to
-	// the recorded one stays.
-	state, _ := r.from.snapshot.Source(src.Name)
-	return base + strings.TrimPrefix(rest, path.Base(state.Path))
-}
-
-// stageSwap copies the new entries of a swap to its staging directory.
-func (r *restorer) stageSwap(ctx context.Context, sw *swap) (err error) {
-	if sw.dir == nil {
-		if sw.dir, err = makeDir(r.cfg.Fs, string(sw.Root)); err != nil {
-			return err
-		}
-	}
-	if free, ok := sw.dir.free(); ok && free < r.bytes {
-		return fmt.Errorf("%w in %s: %d bytes are needed, %d are free", ErrNoSpace, sw.Root, r.bytes, free)
-	}
-	for _, name := range []string{"", "new", "old"} {
-		if err := sw.dir.mkdir(path.Join(sw.Staging, name)); err != nil {
-			return err
-		}
-	}
-	src, _ := r.source(sw.Source)
-	_, base, err := r.swapRoot(src)
-	if err != nil {
-		return err
-	}
-	owner, err := sw.owner(base)
-	if err != nil {
-		return err
-	}
-	var dirs []*entry
-	for i := range r.from.entries {
-		e := &r.from.entries[i]
-		name := r.liveName(src, base, e)
-		if name == "." {
-			continue
-		}
-		to := sw.staged(rawString(name))
-		if err := r.stageEntry(ctx, sw, e, to); err != nil {
-			return err
-		}
-		if err := sw.dir.chown(to, owner); err != nil {
-			return err
-		}
-		if e.Type == typeDir {
-			dirs = append(dirs, e)
-		}
-	}
-	for _, e := range slices.Backward(dirs) { // writing into one changes its time
-		to := sw.staged(rawString(r.liveName(src, base, e)))
-		if err := errors.Join(sw.dir.syncDir(to), sw.dir.setAttributes(to, e.perm(), e.MTime)); err != nil {
-			return err
-		}
-	}
-	return errors.Join(sw.dir.syncDir(path.Join(sw.Staging, "new")), sw.dir.syncDir(sw.Staging), sw.dir.syncDir("."))
-}
-
-// owner returns the file whose owner the new ones are to have: the one that
-// is replaced or, if there is none, the root.
-func (sw *swap) owner(base string) (fileInfo, error) {
-	if base != "" {
-		fi, err := sw.dir.lstat(base)
-		if err == nil || !errors.Is(err, fs.ErrNotExist) {
-			return fi, err
-		}
-	}
-	return sw.dir.lstat(".")
-}
-
-// stageEntry copies one entry, and compares what was written with the
-// manifest by reading it back.
-func (r *restorer) stageEntry(ctx context.Context, sw *swap, e *entry, to string) error {
-	switch e.Type {
-	case typeDir:
-		return sw.dir.mkdir(to)
-	case typeLink:
-		return sw.dir.symlink(string(e.Target), to)
-	}
-	src, _, err := r.from.open(string(e.Path))
-	if err != nil {
-		return err
-	}
-	defer src.Close() // nothing was written
-	hash := sha256.New()
-	err = sw.dir.createFile(to, func(f afero.File) error {
-		_, err := copyBytes(ctx, io.MultiWriter(f, hash), src, r.moved(sw))
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if e.SHA256 == "" { // the Python module's have none: what was read now must do
-		e.SHA256 = hex.EncodeToString(hash.Sum(nil))
-	}
-	if err := compareHash(ctx, sw.dir, to, e); err != nil {
-		return err
-	}
-	return sw.dir.setAttributes(to, e.perm(), e.MTime)
-}
-
-func compareHash(ctx context.Context, d *dir, name string, e *entry) error {
-	f, _, err := d.open(name)
-	if err != nil {
-		return err
-	}
-	defer f.Close() // nothing was written
-	sum, err := hashOf(ctx, f)
-	if err == nil && sum != e.SHA256 {
-		err = fmt.Errorf("%s: %w", d.full(name), Problem{Code: CodeChecksumMismatch, Source: e.source(), Path: string(e.Path)})
-	}
-	return err
-}
-
-func (r *restorer) moved(sw *swap) func(int64) {
-	return func(n int64) {
-		r.done += n
-		r.cfg.Progress(Progress{Op: "restore", Source: sw.Source, Done: min(r.done, r.bytes), Total: r.bytes})
-	}
-}
-
-// verify reads back what is in place now.
-func (r *restorer) verify(ctx context.Context) error {
-	r.verified = true
-	for _, sw := range r.journal.Swaps {
-		src, _ := r.source(sw.Source)
-		_, base, err := r.swapRoot(src)
-		if err != nil {
-			return err
-		}
-		for i := range r.from.entries {
-			e := &r.from.entries[i]
-			name := r.liveName(src, base, e)
-			if name == "." || !e.Type.holdsBytes() {
-				continue
-			}
-			if err := r.verifyEntry(ctx, sw.dir, name, e); err != nil {
-				return fmt.Errorf("verify source %q: %w", sw.Source, err)
-			}
-		}
-	}
-	return nil
-}
-
-func (r *restorer) verifyEntry(ctx context.Context, d *dir, name string, e *entry) error {
-	if err := compareHash(ctx, d, name, e); err != nil {
-		return err
-	}
-	if e.Type == typeRaw {
-		r.verified = false
-	}
-	if e.Type != typeDatabase {
-		return nil
-	}
-	f, info, err := d.open(name)
-	if err != nil {
-		return err
-	}
-	defer f.Close() // nothing was written
-	problems, err := checkCopy(ctx, f, info.size, ValidateFull, nil)
-	return errors.Join(err, joinProblems(problems))
 }

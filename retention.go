@@ -43,9 +43,10 @@ const (
 	Anchored Calendar = iota
 
 	// Newest counts ISO weeks, months and years that have a snapshot, as
-	// restic does. As in restic since 0.16, each of Hourly to Yearly also
-	// keeps the oldest snapshot as long as there are fewer than n to keep,
-	// so that a young store's history grows to its full length.
+	// restic does. As in restic since 0.16, each of Hourly to Yearly that
+	// finds fewer than its n also keeps the oldest snapshot, so that a young
+	// store's history grows to its full length; one without limit always
+	// does.
 	Newest
 )
 
@@ -58,7 +59,7 @@ func DefaultRetention() Retention {
 // validate refuses what can only be a slip.
 func (r Retention) validate() error {
 	if r.Within < 0 {
-		return errors.New("Within is negative")
+		return errors.New("the duration within which all are kept is negative")
 	}
 	if r.Calendar != Anchored && r.Calendar != Newest {
 		return fmt.Errorf("calendar %d: want Anchored or Newest", r.Calendar)
@@ -89,10 +90,13 @@ const (
 //
 // Guards may only add keeps: the newest good snapshot, MinKeep good ones,
 // pinned ones, safety snapshots younger than 7 days, those dated after now,
-// those in use. Unfinished and invalid snapshots take no slot from a good
-// one, and go only when a newer good one exists and, if unfinished, they are
-// at least 24 hours old. Those dated after now take no slot either, and do
-// not pass for the newest good one.
+// those in use, those that could not be read. Unfinished and invalid
+// snapshots take no slot from a good one, and go only when a newer good one
+// exists and, if unfinished, they are at least 24 hours old. Those dated
+// after now take no slot either, and do not pass for the newest good one.
+//
+// Safety snapshots take no slot: they hold the state that somebody wanted to
+// get rid of, and only as much of it as was replaced.
 func (r Retention) Plan(snapshots []Snapshot, now time.Time, loc *time.Location) []Decision {
 	all := newestFirst(snapshots, now, loc)
 	r.applyRules(all)
@@ -110,7 +114,8 @@ type candidate struct {
 	*Snapshot
 	at     time.Time // when it was taken, in the location of the calendar
 	flaw   string    // why it is not good; "" if it is
-	counts bool      // good, and not dated after now: takes part in the rules
+	past   bool      // not dated after now
+	counts bool      // takes part in the rules: good, past and no safety snapshot
 	keep   []string  // the reasons to keep it
 }
 
@@ -125,18 +130,22 @@ func newestFirst(snapshots []Snapshot, now time.Time, loc *time.Location) []cand
 		if at.IsZero() {
 			at, _ = parseStamp(s.Stamp) // the zero time if that fails: older than all others
 		}
-		flaw := s.flaw()
-		all[i] = candidate{
-			Snapshot: s,
-			at:       at.In(loc),
-			flaw:     flaw,
-			counts:   flaw == "" && !at.After(now),
-		}
+		c := candidate{Snapshot: s, at: at.In(loc), flaw: s.flaw(), past: !at.After(now)}
+		c.counts = c.flaw == "" && c.past && s.Origin != OriginPreRestore
+		all[i] = c
 	}
 	slices.SortFunc(all, func(a, b candidate) int {
 		return cmp.Or(b.at.Compare(a.at), cmp.Compare(b.Stamp, a.Stamp))
 	})
 	return all
+}
+
+// unread reports whether nothing is known of s, good or bad: the file system
+// would not let its metadata be read.
+func (s *Snapshot) unread() bool {
+	return slices.ContainsFunc(s.Problems, func(p Problem) bool {
+		return p.Code == CodeUnreadable && p.Source == ""
+	})
 }
 
 // flaw says why s is not good, or "".
@@ -217,7 +226,7 @@ type slotRule struct {
 }
 
 func (r Retention) slotRules() []slotRule {
-	hour, day, month, year := layout("2006-01-02T15"), layout("2006-01-02"), layout("2006-01"), layout("2006")
+	hour, day, month, year := formatted("2006-01-02T15"), formatted("2006-01-02"), formatted("2006-01"), formatted("2006")
 	week := isoWeek
 	if r.Calendar != Newest {
 		week = only(day, func(t time.Time) bool { return t.Weekday() == time.Sunday })
@@ -233,7 +242,7 @@ func (r Retention) slotRules() []slotRule {
 	}
 }
 
-func layout(layout string) func(time.Time) string {
+func formatted(layout string) func(time.Time) string {
 	return func(t time.Time) string { return t.Format(layout) }
 }
 
@@ -254,9 +263,9 @@ func only(slot func(time.Time) string, days func(time.Time) bool) func(time.Time
 }
 
 // apply adds a reason to each of counting that the rule keeps. They come
-// newest first, so the first one seen in a slot is its newest. Slots are
-// remembered all, not only the previous one: where a clock is put back
-// across midnight, a day goes on after the next one has begun.
+// newest first, so the first one seen in a slot is its newest. All slots are
+// remembered, not only the previous one: where a clock is put back across
+// midnight, a day goes on after the next one has begun.
 func (rule slotRule) apply(counting []*candidate, keepOldest bool) {
 	seen := make(map[string]bool)
 	for i, c := range counting {
@@ -278,9 +287,12 @@ func (rule slotRule) apply(counting []*candidate, keepOldest bool) {
 // applyGuards adds the reasons that hold whatever the rules say.
 func (r Retention) applyGuards(all []candidate, now time.Time) {
 	minimum := fmt.Sprintf("minimum of %d good ones", r.MinKeep)
-	good := 0 // so far, and so newer than all that follow
+	good := 0        // so far, and so newer than all that follow
+	anyGood := false // so far, safety snapshots included
 	for i := range all {
 		c := &all[i]
+		newest := c.flaw == "" && c.past && !anyGood
+		anyGood = anyGood || newest
 		if c.counts {
 			good++
 		}
@@ -289,12 +301,13 @@ func (r Retention) applyGuards(all []candidate, now time.Time) {
 			holds  bool
 			reason string
 		}{
-			{c.counts && good == 1, "newest good"},
+			{newest || c.counts && good == 1, "newest good"},
 			{c.counts && good <= r.MinKeep && r.MinKeep > 1, minimum},
 			{c.Pinned, "pinned"},
 			{c.Origin == OriginPreRestore && age < safetyAge, "safety snapshot younger than 7 days"},
 			{age < 0, "dated in the future"},
 			{c.InUse, "in use"},
+			{c.unread(), "could not be read"},
 			{!c.HasMetadata && age < incompleteAge, "incomplete, and younger than 24h"},
 			{c.flaw != "" && good == 0, c.flaw + ", and nothing newer is good"},
 		} {

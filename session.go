@@ -103,11 +103,7 @@ func (ss *session) use(ctx context.Context, stamp string) (*dir, error) {
 
 // inUse reports whether anybody holds a snapshot.
 func (ss *session) inUse(t time.Time) bool {
-	unlock, err := ss.locks.tryLock(ss.root, snapshotLock(t), true)
-	if err == nil {
-		unlock()
-	}
-	return errors.Is(err, ErrBusy)
+	return ss.locks.busy(ss.root, snapshotLock(t))
 }
 
 func snapshotLock(t time.Time) int64 { return snapshotLocks + t.Unix() }

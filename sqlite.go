@@ -102,7 +102,6 @@ func openURI(ctx context.Context, uri string, flags sqlite3.OpenFlag, release fu
 type pin struct {
 	conn     *conn
 	pageSize int64 // bytes
-	pages    int64
 }
 
 // pinDatabase starts a read transaction on the live database name of d,
@@ -124,10 +123,7 @@ func pinDatabase(ctx context.Context, d *dir, name string, patience time.Duratio
 		if err := c.Exec("BEGIN; PRAGMA schema_version"); err != nil {
 			return busyError(err)
 		}
-		if p.pageSize, err = queryInt(c, "PRAGMA page_size"); err != nil {
-			return err
-		}
-		p.pages, err = queryInt(c, "PRAGMA page_count")
+		p.pageSize, err = queryInt(c, "PRAGMA page_size")
 		return err
 	})
 }
@@ -187,8 +183,6 @@ func busyError(err error) error {
 	}
 	return err
 }
-
-func (p *pin) bytes() int64 { return p.pageSize * p.pages }
 
 func (p *pin) close() {
 	p.conn.Close() // nothing was written through it

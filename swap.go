@@ -38,7 +38,8 @@ type swap struct {
 	InPlace []rawString `json:"in_place,omitempty"`
 	Made    []rawString `json:"made,omitempty"` // directories made for it, outermost first
 
-	dir *dir // the open root
+	dir     *dir          // the open root
+	entries []stagedEntry // what is to be staged, parents first
 }
 
 // open opens the root, once. A root that is missing is nil and no error.

@@ -196,7 +196,11 @@ func (d *dir) readMetadata(stamp string) (m *metadata, snap *Snapshot, problem *
 		snap = &s
 	}
 	if err != nil {
-		return nil, nil, &Problem{Code: CodeMetadataInvalid, Path: metadataName, Detail: err.Error()}
+		code := CodeMetadataInvalid
+		if _, ok := errors.AsType[*fs.PathError](err); ok && !errors.Is(err, errTooLarge) && !errors.Is(err, errNotRegular) {
+			code = CodeUnreadable // which says nothing about the snapshot
+		}
+		return nil, nil, &Problem{Code: code, Path: metadataName, Detail: err.Error()}
 	}
 	if m != nil {
 		s := m.snapshot()

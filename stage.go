@@ -1,0 +1,327 @@
+package backup
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/afero"
+)
+
+// stagingPrefix begins the names of the directories that a restore makes
+// beside, or for trees in, its targets.
+const stagingPrefix = ".atobackup-"
+
+// A stagedEntry is an entry of the snapshot on its way into a swap.
+type stagedEntry struct {
+	*entry
+	name string // below the root of the swap
+}
+
+// stage writes the new files beside the old ones, durably, having said in
+// the journal where.
+func (r *restorer) stage(ctx context.Context) error {
+	id := make([]byte, 8)
+	rand.Read(id) // never fails: see crypto/rand
+	for _, src := range r.sources {
+		swaps, err := r.plan(src, stagingPrefix+hex.EncodeToString(id)+"-"+src.Name)
+		if err != nil {
+			return fmt.Errorf("source %q: %w", src.Name, err)
+		}
+		r.journal.Swaps = append(r.journal.Swaps, swaps...)
+	}
+	if err := r.writeJournal(r.journal); err != nil {
+		return err
+	}
+	for _, sw := range r.journal.Swaps {
+		if err := r.stageSwap(ctx, sw); err != nil {
+			return fmt.Errorf("stage source %q: %w", sw.Source, err)
+		}
+	}
+	return nil
+}
+
+// swapRoot returns the directory in which the entries of a source lie, and
+// the name that they have or, with something appended, share.
+func (s *Store) swapRoot(src *Source) (root, base string, err error) {
+	if src.Kind == Tree {
+		return src.Path, "", nil
+	}
+	p, err := followLinks(s.cfg.Fs, src.Path)
+	return filepath.Dir(p), filepath.Base(p), err
+}
+
+// plan says what is to be exchanged for a source.
+func (r *restorer) plan(src *Source, staging string) ([]*swap, error) {
+	root, base, err := r.swapRoot(src)
+	if err != nil {
+		return nil, err
+	}
+	if src.Kind == Tree {
+		return r.planTree(src, staging)
+	}
+	sw, err := r.newSwap(src, root, staging)
+	if err != nil {
+		return nil, err
+	}
+	sw.Old = append(sw.Old, rawString(base))
+	if src.Kind == Database {
+		for _, suffix := range sidecars {
+			sw.Old = append(sw.Old, rawString(base+suffix))
+		}
+	}
+	state, _ := r.from.snapshot.Source(src.Name)
+	for i := range r.from.entries {
+		e := &r.from.entries[i]
+		if rest, ok := strings.CutPrefix(string(e.Path), src.Name+"/"); ok {
+			// The base name is the configured one; what a raw copy has
+			// appended to the recorded one stays.
+			sw.add(e, base+strings.TrimPrefix(rest, path.Base(state.Path)))
+		}
+	}
+	return []*swap{sw}, nil
+}
+
+func (r *restorer) newSwap(src *Source, root, staging string) (*swap, error) {
+	made, err := missingDirs(r.cfg.Fs, root)
+	return &swap{
+		Source: src.Name, Root: rawString(root), Staging: staging,
+		New: []rawString{}, Old: []rawString{}, Made: made,
+	}, err
+}
+
+func (sw *swap) add(e *entry, name string) {
+	sw.entries = append(sw.entries, stagedEntry{e, name})
+	if !strings.Contains(name, "/") {
+		sw.New = append(sw.New, rawString(name))
+	}
+}
+
+// planTree exchanges what is in a tree's own directory, which stays: in a
+// container it is a mount point. The same goes for the directories within it
+// that lead to other mount points, or to what other sources have there. So
+// there is a swap for each.
+func (r *restorer) planTree(src *Source, staging string) ([]*swap, error) {
+	layout, err := r.treeLayout(src)
+	if err != nil {
+		return nil, err
+	}
+	var swaps []*swap
+	byDir := make(map[string]*swap)
+	for _, name := range layout.fixed {
+		sw, err := r.newSwap(src, filepath.Join(src.Path, filepath.FromSlash(name)), staging)
+		if err != nil {
+			return nil, err
+		}
+		if err := r.addOld(sw, name, layout); err != nil {
+			return nil, err
+		}
+		swaps, byDir[name] = append(swaps, sw), sw
+	}
+	for i := range r.from.entries {
+		e := &r.from.entries[i]
+		name, ok := strings.CutPrefix(string(e.Path), src.Name+"/")
+		switch {
+		case !ok:
+			continue
+		case layout.isHole(name):
+			return nil, fmt.Errorf("%s: the snapshot has it in this source, but it belongs to another, or to the store, now", name)
+		case byDir[name] != nil:
+			if e.Type != typeDir {
+				return nil, fmt.Errorf("%s: a directory that must stay is a %s in the snapshot", name, e.Type)
+			}
+			continue
+		}
+		owner := path.Dir(name)
+		for byDir[owner] == nil {
+			owner = path.Dir(owner)
+		}
+		byDir[owner].add(e, strings.TrimPrefix(strings.TrimPrefix(name, owner), "/"))
+	}
+	return swaps, nil
+}
+
+// addOld lists what is in a fixed directory now and does not stay there.
+func (r *restorer) addOld(sw *swap, name string, layout *treeLayout) error {
+	if err := sw.open(r.cfg.Fs); err != nil || sw.dir == nil {
+		return err
+	}
+	found, err := sw.dir.readDir(".")
+	for _, fi := range found {
+		child := path.Join(name, fi.name)
+		if !layout.isHole(child) && !slices.Contains(layout.fixed, child) {
+			sw.Old = append(sw.Old, rawString(fi.name))
+		}
+	}
+	return err
+}
+
+// stageSwap copies the new entries of a swap to its staging directory.
+func (r *restorer) stageSwap(ctx context.Context, sw *swap) error {
+	if err := r.prepare(sw); err != nil {
+		return err
+	}
+	src, _ := r.source(sw.Source)
+	_, base, err := r.swapRoot(src)
+	if err != nil {
+		return err
+	}
+	owner, err := sw.owner(base)
+	if err != nil {
+		return err
+	}
+	for _, e := range sw.entries {
+		to := sw.staged(rawString(e.name))
+		if err := r.stageEntry(ctx, sw, e.entry, to); err != nil {
+			return err
+		}
+		if err := sw.dir.chown(to, owner); err != nil {
+			return err
+		}
+	}
+	for _, e := range slices.Backward(sw.entries) { // writing into a directory changes its time
+		if e.Type != typeDir {
+			continue
+		}
+		to := sw.staged(rawString(e.name))
+		if err := errors.Join(sw.dir.setAttributes(to, e.perm(), e.MTime), sw.dir.syncDir(to)); err != nil {
+			return err
+		}
+	}
+	return errors.Join(sw.dir.syncDir(path.Join(sw.Staging, "new")), sw.dir.syncDir(sw.Staging), sw.dir.syncDir("."))
+}
+
+// prepare makes the staging directory, and the root if that is missing.
+func (r *restorer) prepare(sw *swap) (err error) {
+	if sw.dir == nil {
+		if sw.dir, err = makeDir(r.cfg.Fs, string(sw.Root)); err != nil {
+			return err
+		}
+		if e, ok := r.from.entries.find(sw.Source); ok && sw.isTree(r.Store) {
+			if err := sw.dir.setAttributes(".", e.perm()|0o700, e.MTime); err != nil {
+				return err
+			}
+		}
+	}
+	if free, ok := sw.dir.free(); ok && free < r.bytes {
+		return fmt.Errorf("%w in %s: %d bytes are needed, %d are free", ErrNoSpace, sw.Root, r.bytes, free)
+	}
+	for _, name := range []string{"", "new", "old"} {
+		if err := sw.dir.mkdir(path.Join(sw.Staging, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (sw *swap) isTree(s *Store) bool {
+	src, ok := s.source(sw.Source)
+	return ok && src.Kind == Tree
+}
+
+// owner returns the file whose owner the new ones are to have: the one that
+// is replaced or, if there is none, the root.
+func (sw *swap) owner(base string) (fileInfo, error) {
+	if base != "" {
+		fi, err := sw.dir.lstat(base)
+		if err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return fi, err
+		}
+	}
+	return sw.dir.lstat(".")
+}
+
+// stageEntry copies one entry, and compares what was written with the
+// manifest by reading it back.
+func (r *restorer) stageEntry(ctx context.Context, sw *swap, e *entry, to string) error {
+	switch e.Type {
+	case typeDir:
+		return sw.dir.mkdir(to)
+	case typeLink:
+		return sw.dir.symlink(string(e.Target), to)
+	}
+	src, _, err := r.from.open(string(e.Path))
+	if err != nil {
+		return err
+	}
+	defer src.Close() // nothing was written
+	hash := sha256.New()
+	err = sw.dir.createFile(to, func(f afero.File) error {
+		_, err := copyBytes(ctx, io.MultiWriter(f, hash), src, r.moved(sw))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if e.SHA256 == "" { // the Python module's have none: what was read now must do
+		e.SHA256 = hex.EncodeToString(hash.Sum(nil))
+	}
+	if err := compareHash(ctx, sw.dir, to, e); err != nil {
+		return err
+	}
+	return sw.dir.setAttributes(to, e.perm(), e.MTime)
+}
+
+func compareHash(ctx context.Context, d *dir, name string, e *entry) error {
+	f, _, err := d.open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close() // nothing was written
+	sum, err := hashOf(ctx, f)
+	if err == nil && sum != e.SHA256 {
+		err = fmt.Errorf("%s: %w", d.full(name), Problem{Code: CodeChecksumMismatch, Source: e.source(), Path: string(e.Path)})
+	}
+	return err
+}
+
+func (r *restorer) moved(sw *swap) func(int64) {
+	return func(n int64) {
+		r.done += n
+		r.cfg.Progress(Progress{Op: "restore", Source: sw.Source, Done: min(r.done, r.bytes), Total: r.bytes})
+	}
+}
+
+// verify reads back what is in place now.
+func (r *restorer) verify(ctx context.Context) error {
+	r.verified = true
+	for _, sw := range r.journal.Swaps {
+		for _, e := range sw.entries {
+			if err := r.verifyEntry(ctx, sw.dir, e); err != nil {
+				return fmt.Errorf("verify source %q: %w", sw.Source, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (r *restorer) verifyEntry(ctx context.Context, d *dir, e stagedEntry) error {
+	if !e.Type.holdsBytes() {
+		return nil
+	}
+	if err := compareHash(ctx, d, e.name, e.entry); err != nil {
+		return err
+	}
+	if e.Type == typeRaw {
+		r.verified = false
+	}
+	if e.Type != typeDatabase {
+		return nil
+	}
+	f, info, err := d.open(e.name)
+	if err != nil {
+		return err
+	}
+	defer f.Close() // nothing was written
+	problems, err := checkCopy(ctx, f, info.size, ValidateFull, nil)
+	return errors.Join(err, joinProblems(problems))
+}
