@@ -170,12 +170,11 @@ func hasDatabaseHeader(d *dir, name string, fi fileInfo) (bool, error) {
 		return false, err
 	}
 	defer f.Close() // nothing was written
-	header := make([]byte, len(sqliteHeader))
-	n, err := f.ReadAt(header, 0)
-	if n == len(header) {
+	is, err := startsDatabase(f)
+	if err == io.EOF || err == io.ErrUnexpectedEOF { // it was truncated meanwhile
 		err = nil
 	}
-	return string(header) == string(sqliteHeader), err
+	return is, err
 }
 
 // bytes is what the targets will take, about.

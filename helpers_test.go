@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -233,4 +234,16 @@ func (w *world) tree(t *testing.T, name string) map[string]string {
 		t.Fatal(err)
 	}
 	return tree
+}
+
+// names returns the slash-separated names of what is at a path and below it,
+// sorted.
+func (w *world) names(t *testing.T, name string) []string {
+	t.Helper()
+	var names []string
+	for name := range w.tree(t, name) {
+		names = append(names, filepath.ToSlash(name))
+	}
+	slices.Sort(names)
+	return names
 }

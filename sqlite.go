@@ -269,14 +269,20 @@ func checkHeader(r io.ReaderAt, size int64) (problems []Problem, ok bool) {
 	if size < least {
 		return []Problem{{Code: CodeDatabaseCorrupt, Detail: fmt.Sprintf("%d bytes are no SQLite database", size)}}, false
 	}
-	header := make([]byte, len(sqliteHeader))
-	if n, err := r.ReadAt(header, 0); n < len(header) {
+	switch is, err := startsDatabase(r); {
+	case err != nil:
 		return []Problem{{Code: CodeUnreadable, Detail: err.Error()}}, false
-	}
-	if !bytes.Equal(header, sqliteHeader) {
+	case !is:
 		return []Problem{{Code: CodeDatabaseCorrupt, Detail: "no SQLite header"}}, false
 	}
 	return nil, true
+}
+
+// startsDatabase reports whether r begins as a SQLite database does.
+func startsDatabase(r io.ReaderAt) (bool, error) {
+	header := make([]byte, len(sqliteHeader))
+	_, err := io.ReadFull(io.NewSectionReader(r, 0, int64(len(header))), header)
+	return bytes.Equal(header, sqliteHeader), err
 }
 
 // problemOf tells damage from a check that did not come to its end.

@@ -1,0 +1,453 @@
+package backup_test
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/afero"
+
+	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/crashfs"
+)
+
+// These tests run an operation on a file system that fails, or loses power,
+// at each of its operations in turn, and then look at what is left. What
+// SQLite does goes through the same file system.
+
+var crashFull = flag.Bool("crash.full", false, "explore every fault and every power cut, and not a sample")
+
+// sampled reports whether case n is to be tried.
+func sampled(n, every int) bool { return *crashFull || n%every == 0 }
+
+// A scenario is an operation to be interrupted.
+type scenario struct {
+	name    string
+	prepare func(t *testing.T, w *world)                           // after the fixture's
+	run     func(ctx context.Context, s *backup.Store) error       // the operation
+	after   func(t *testing.T, before, after *outcome, done error) // what must hold
+}
+
+// errUnread: the operation was done as far as it could be, with files that
+// could not be read, and has said so in its result.
+var errUnread = errors.New("something could not be read")
+
+// An outcome is what is found when the machine is up again and Recover was
+// called.
+type outcome struct {
+	live      string // the sources' content
+	snapshots map[string]backup.Snapshot
+}
+
+func (o *outcome) good() []string {
+	var stamps []string
+	for stamp, snap := range o.snapshots {
+		if snap.HasMetadata && len(snap.Problems) == 0 {
+			stamps = append(stamps, stamp)
+		}
+	}
+	slices.Sort(stamps)
+	return stamps
+}
+
+// crashWorld is small, for the sake of the number of states: a database of a
+// few pages with its WAL, a file, and a tree.
+func crashWorld(t *testing.T) *world {
+	w := newWorld(t, crashfs.New(crashfs.Options{}), "/srv")
+	w.exec(t, "data/app.db", `PRAGMA page_size=512; PRAGMA journal_mode=WAL;
+		CREATE TABLE t (x); INSERT INTO t VALUES ('old')`)
+	w.write(t, "reg.json", "old")
+	w.write(t, "tree/a", "old")
+	w.write(t, "tree/d/b", "same")
+	w.write(t, "others", "canary")
+	return w
+}
+
+// mutate changes all that crashWorld made.
+func (w *world) mutate(t *testing.T) {
+	w.exec(t, "data/app.db", "UPDATE t SET x = 'new'")
+	w.write(t, "reg.json", "new")
+	w.write(t, "tree/a", "new")
+	w.write(t, "tree/c", "new")
+}
+
+func (w *world) crashStore(t *testing.T) *backup.Store {
+	return w.store(t, func(cfg *backup.Config) {
+		cfg.BusyTimeout = time.Nanosecond
+		cfg.Sources = []backup.Source{
+			{Name: "app", Kind: backup.Database, Path: w.path("data/app.db")},
+			{Name: "reg", Kind: backup.File, Path: w.path("reg.json")},
+			{Name: "tree", Kind: backup.Tree, Path: w.path("tree")},
+		}
+	})
+}
+
+// on returns the world on another file system.
+func (w *world) on(fsys afero.Fs) *world { return &world{fs: fsys, root: w.root, now: w.now} }
+
+func (w *world) crashFs() *crashfs.FS { return w.fs.(*crashfs.FS) }
+
+// live sums up the content of the sources.
+func (w *world) live(t *testing.T) string {
+	t.Helper()
+	var parts []string
+	if w.exists(t, "data/app.db") {
+		parts = append(parts, "db: "+w.query(t, "data/app.db", "SELECT x FROM t"), w.query(t, "data/app.db", "PRAGMA integrity_check"))
+	}
+	for name, content := range w.tree(t, ".") {
+		if name == "reg.json" || strings.HasPrefix(name, "tree/") || name == "others" {
+			_, content, _ = strings.Cut(content, " ")
+			parts = append(parts, name+": "+content)
+		}
+		if strings.Contains(name, ".atobackup-") {
+			t.Errorf("left behind: %s", name)
+		}
+	}
+	slices.Sort(parts)
+	return strings.Join(parts, "\n")
+}
+
+// reboot recovers what a crash left on fsys, and checks what must hold
+// whatever was interrupted.
+func (w *world) reboot(t *testing.T, fsys *crashfs.FS) *outcome {
+	t.Helper()
+	w = w.on(fsys)
+	s := w.crashStore(t)
+	if _, err := s.Recover(t.Context()); err != nil {
+		t.Errorf("recover: %v", err)
+		return nil
+	}
+	if r, err := s.Recover(t.Context()); err != nil || r.Outcome != backup.NothingPending {
+		t.Errorf("second recover: %+v, %v", r, err)
+	}
+	snapshots, err := s.List(t.Context())
+	if err != nil {
+		t.Errorf("list: %v", err)
+		return nil
+	}
+	o := &outcome{live: w.live(t), snapshots: make(map[string]backup.Snapshot)}
+	for _, snap := range snapshots {
+		o.snapshots[snap.Stamp] = snap
+		if !snap.HasMetadata || len(snap.Problems) > 0 {
+			continue
+		}
+		report, err := s.Validate(t.Context(), snap.Stamp, nil)
+		if err != nil || !report.Valid {
+			t.Errorf("%s lists as whole, but: %v, %v", snap.Stamp, report.Err(), err)
+		}
+	}
+	return o
+}
+
+var scenarios = []scenario{
+	{
+		name: "create",
+		run: func(ctx context.Context, s *backup.Store) error {
+			snap, err := s.Create(ctx, nil)
+			if err == nil && !snap.Validated {
+				return errUnread
+			}
+			return err
+		},
+		after: func(t *testing.T, before, after *outcome, done error) {
+			if after.live != before.live {
+				t.Errorf("live state:\n%s\nwant:\n%s", after.live, before.live)
+			}
+			added := len(after.good()) - len(before.good())
+			if added < 0 || done == nil && added != 1 || done != nil && added != 0 && !mayBeDone(done) {
+				t.Errorf("%d snapshots more, and the operation said %v", added, done)
+			}
+		},
+	},
+	{
+		name:    "restore",
+		prepare: func(t *testing.T, w *world) { w.mutate(t) },
+		run: func(ctx context.Context, s *backup.Store) error {
+			snapshots, err := s.List(ctx)
+			if err != nil {
+				return err
+			}
+			_, err = s.Restore(ctx, snapshots[0].Stamp, confirmed)
+			return err
+		},
+		after: afterRestore,
+	},
+	{
+		name: "delete",
+		run: func(ctx context.Context, s *backup.Store) error {
+			snapshots, err := s.List(ctx)
+			if err != nil {
+				return err
+			}
+			return s.Delete(ctx, snapshots[0].Stamp)
+		},
+		after: func(t *testing.T, before, after *outcome, done error) {
+			if after.live != before.live {
+				t.Errorf("live state:\n%s\nwant:\n%s", after.live, before.live)
+			}
+			if done == nil && len(after.snapshots) != 0 {
+				t.Errorf("deleted, and still there: %v", after.snapshots)
+			}
+		},
+	},
+	{
+		name: "cleanup",
+		prepare: func(t *testing.T, w *world) {
+			s := w.crashStore(t)
+			for range 2 {
+				if _, err := s.Create(t.Context(), nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+		},
+		run: func(ctx context.Context, s *backup.Store) error {
+			result, err := s.Cleanup(ctx, &backup.CleanupOptions{Confirm: true, Retention: &backup.Retention{Last: 1}})
+			if err == nil && result.Deleted != 2 {
+				return errUnread
+			}
+			return err
+		},
+		after: func(t *testing.T, before, after *outcome, done error) {
+			if after.live != before.live {
+				t.Errorf("live state:\n%s\nwant:\n%s", after.live, before.live)
+			}
+			all := before.good()
+			newest := all[len(all)-1]
+			if !slices.Contains(after.good(), newest) {
+				t.Errorf("the newest good snapshot %s is gone: %v", newest, after.good())
+			}
+			if done == nil && len(after.snapshots) != 1 {
+				t.Errorf("cleaned up, and left %v", after.snapshots)
+			}
+		},
+	},
+}
+
+
+func afterRestore(t *testing.T, before, after *outcome, done error) {
+	old, restored := before.live, strings.ReplaceAll(before.live, "new", "old")
+	restored = strings.ReplaceAll(restored, fmt.Sprintf("%x", "new"), fmt.Sprintf("%x", "old"))
+	restored = strings.ReplaceAll(restored, fmt.Sprintf("\ntree/c: %x", "old"), "")
+	switch {
+	case after.live == restored:
+	case after.live != old:
+		t.Errorf("live state is neither the old nor the new one:\n%s\nold:\n%s\nnew:\n%s", after.live, old, restored)
+	case done == nil:
+		t.Error("restored, and the old state is there")
+	}
+	if done != nil && !mayBeDone(done) && after.live != old {
+		t.Errorf("not restored (%v), and the new state is there", done)
+	}
+	for _, stamp := range before.good() {
+		if !slices.Contains(after.good(), stamp) {
+			t.Errorf("snapshot %s is gone", stamp)
+		}
+	}
+}
+
+// mayBeDone reports whether an operation that failed so may have taken effect
+// all the same.
+func mayBeDone(err error) bool {
+	return errors.Is(err, backup.ErrDurabilityUnknown) || errors.Is(err, backup.ErrRecoveryPending) ||
+		errors.Is(err, crashfs.ErrPowerCut)
+}
+
+// fixture prepares a scenario: a world with one good snapshot, all of it
+// durable.
+func (sc *scenario) fixture(t *testing.T) (*world, *outcome) {
+	t.Helper()
+	w := crashWorld(t)
+	if _, err := w.crashStore(t).Create(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if sc.prepare != nil {
+		sc.prepare(t, w)
+	}
+	w = w.on(w.crashFs().Clone())
+	before := w.reboot(t, w.crashFs().Clone())
+	if t.Failed() {
+		t.FailNow()
+	}
+	return w, before
+}
+
+// try runs the operation on a copy of the fixture, with faults.
+func (sc *scenario) try(t *testing.T, w *world, faults ...crashfs.Fault) (*crashfs.FS, error) {
+	fsys := w.crashFs().Clone()
+	fsys.Inject(faults...)
+	return fsys, sc.run(t.Context(), w.on(fsys).crashStore(t))
+}
+
+func TestPowerCuts(t *testing.T) {
+	for _, sc := range scenarios {
+		t.Run(sc.name, func(t *testing.T) {
+			w, before := sc.fixture(t)
+			fsys, err := sc.try(t, w)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ops, cuts, states := fsys.Log(), 0, 0
+			for n := range cutPoints(ops) {
+				if !sampled(n, 7) {
+					continue
+				}
+				fsys, done := sc.try(t, w, crashfs.CutAt(n))
+				cuts++
+				for label, left := range fsys.CrashStates(limitOf(4, 8)) {
+					states++
+					sc.check(t, w, fmt.Sprintf("cut before #%d of %d, %s", n, len(ops), label), before, left, done)
+					if t.Failed() {
+						explain(t, ops, n)
+					}
+				}
+			}
+			t.Logf("%d operations, %d cuts, %d states", len(ops), cuts, states)
+		})
+	}
+}
+
+func limitOf(sample, full int) int {
+	if *crashFull {
+		return full
+	}
+	return sample
+}
+
+// cutPoints yields the operations before which a cut finds something new on
+// disk: those after one that changes something, and the end.
+func cutPoints(ops []crashfs.Op) func(yield func(int) bool) {
+	return func(yield func(int) bool) {
+		changed := true
+		for _, op := range ops {
+			if changed && !yield(op.N) {
+				return
+			}
+			changed = changes(op)
+		}
+		yield(len(ops) + 1)
+	}
+}
+
+// changes reports whether an operation may change what is, or will be, on
+// disk.
+func changes(op crashfs.Op) bool {
+	switch op.Kind {
+	case crashfs.OpRead, crashfs.OpStat, crashfs.OpLstat, crashfs.OpReaddir, crashfs.OpReadlink, crashfs.OpClose, crashfs.OpFree:
+		return false
+	case crashfs.OpOpen:
+		return op.Flag != 0
+	}
+	return true
+}
+
+// check looks at what was left, in a subtest of its own that is made only
+// for a failure.
+func (sc *scenario) check(t *testing.T, w *world, label string, before *outcome, left *crashfs.FS, done error) {
+	t.Helper()
+	if after := w.reboot(t, left.Clone()); after != nil {
+		sc.after(t, before, after, done)
+	}
+	if t.Failed() {
+		t.Errorf("%s: the operation said: %v", label, done)
+	}
+}
+
+// explain ends a test with the operations around the one that failed.
+func explain(t *testing.T, ops []crashfs.Op, n int) {
+	t.Helper()
+	for _, op := range ops[max(0, n-25):min(len(ops), n+3)] {
+		t.Log(op)
+	}
+	t.FailNow()
+}
+
+func TestFaults(t *testing.T) {
+	for _, sc := range scenarios {
+		t.Run(sc.name, func(t *testing.T) {
+			w, before := sc.fixture(t)
+			fsys, err := sc.try(t, w)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ops, faults := fsys.Log(), 0
+			for _, op := range ops {
+				for i, fault := range op.Faults() {
+					for _, repeat := range []crashfs.Repeat{crashfs.Once, crashfs.SameKind, crashfs.Forever} {
+						if faults++; !sampled(faults+i, 23) {
+							continue
+						}
+						fault.Repeat = repeat
+						fsys, done := sc.try(t, w, fault)
+						sc.check(t, w, fmt.Sprintf("%s, %s", op, fault), before, fsys, done)
+						if done == nil { // then no later cut may take it back
+							for label, left := range fsys.CrashStates(0) {
+								sc.check(t, w, fmt.Sprintf("%s, %s, %s", op, fault, label), before, left, done)
+							}
+						}
+						if t.Failed() {
+							explain(t, ops, op.N)
+						}
+					}
+				}
+			}
+			t.Logf("%d operations, %d faults", len(ops), faults)
+		})
+	}
+}
+
+// TestPowerCutsDuringRecover cuts the power a second time, while Recover is
+// at work.
+func TestPowerCutsDuringRecover(t *testing.T) {
+	sc := scenarios[slices.IndexFunc(scenarios, func(sc scenario) bool { return sc.name == "restore" })]
+	w, before := sc.fixture(t)
+	fsys, err := sc.try(t, w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ops, states := fsys.Log(), 0
+	for n := range cutPoints(ops) {
+		if !sampled(n, 13) {
+			continue
+		}
+		fsys, done := sc.try(t, w, crashfs.CutAt(n))
+		for label, left := range fsys.CrashStates(0) {
+			states += sc.cutRecover(t, w, fmt.Sprintf("cut before #%d, %s", n, label), before, left, done)
+			if t.Failed() {
+				explain(t, ops, n)
+			}
+		}
+	}
+	t.Logf("%d states", states)
+}
+
+// cutRecover lets Recover loose on what a crash left, and cuts it short at
+// every operation.
+func (sc *scenario) cutRecover(t *testing.T, w *world, label string, before *outcome, left *crashfs.FS, done error) (states int) {
+	t.Helper()
+	recover := func(faults ...crashfs.Fault) *crashfs.FS {
+		fsys := left.Clone()
+		fsys.Inject(faults...)
+		_, _ = w.on(fsys).crashStore(t).Recover(t.Context()) // fails by the cut
+		return fsys
+	}
+	for n := range cutPoints(recover().Log()) {
+		if !sampled(n, 5) {
+			continue
+		}
+		for label2, left2 := range recover(crashfs.CutAt(n)).CrashStates(0) {
+			states++
+			sc.check(t, w, fmt.Sprintf("%s; recover cut before #%d, %s", label, n, label2), before, left2, cmp.Or(done, error(crashfs.ErrPowerCut)))
+			if t.Failed() {
+				return states
+			}
+		}
+	}
+	return states
+}
+

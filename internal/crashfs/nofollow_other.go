@@ -1,0 +1,5 @@
+//go:build !unix
+
+package crashfs
+
+const oNoFollow = 0 // no such flag
