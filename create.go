@@ -141,7 +141,7 @@ func (ss *session) create(ctx context.Context, req createRequest) (snap *Snapsho
 	defer out.close()
 	defer func() {
 		if err != nil && !errors.Is(err, ErrDurabilityUnknown) {
-			err = errors.Join(err, ss.remove(stamp))
+			err = errors.Join(err, notRemoved(stamp, ss.remove(stamp)))
 		}
 	}()
 	if err := ss.snapshots.syncDir("."); err != nil {
@@ -160,6 +160,14 @@ func (ss *session) create(ctx context.Context, req createRequest) (snap *Snapsho
 		return nil, err
 	}
 	return ss.seal(ctx, out, m, c)
+}
+
+// notRemoved says that something is left, if err says so.
+func notRemoved(stamp string, err error) error {
+	if err != nil {
+		err = fmt.Errorf("what was written of %s could not be removed: %w", stamp, err)
+	}
+	return err
 }
 
 func (s *Store) newCapture(ctx context.Context, req createRequest) (*capture, error) {
