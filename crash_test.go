@@ -29,9 +29,11 @@ func sampled(n, every int) bool { return *crashFull || n%every == 0 }
 // A scenario is an operation to be interrupted.
 type scenario struct {
 	name    string
-	prepare func(t *testing.T, w *world)                           // after the fixture's
-	run     func(ctx context.Context, s *backup.Store) error       // the operation
-	after   func(t *testing.T, before, after *outcome, done error) // what must hold
+	prepare func(t *testing.T, w *world)                     // after the fixture's
+	run     func(ctx context.Context, s *backup.Store) error // the operation
+	// after checks what must hold in the state after an interruption, given
+	// those before the operation and after one that was not interrupted.
+	after func(t *testing.T, before, finished, after *outcome, done error)
 }
 
 // errUnread: the operation was done as far as it could be, with files that
@@ -155,7 +157,7 @@ var scenarios = []scenario{
 			}
 			return err
 		},
-		after: func(t *testing.T, before, after *outcome, done error) {
+		after: func(t *testing.T, before, _, after *outcome, done error) {
 			if after.live != before.live {
 				t.Errorf("live state:\n%s\nwant:\n%s", after.live, before.live)
 			}
@@ -168,14 +170,32 @@ var scenarios = []scenario{
 	{
 		name:    "restore",
 		prepare: func(t *testing.T, w *world) { w.mutate(t) },
-		run: func(ctx context.Context, s *backup.Store) error {
-			snapshots, err := s.List(ctx)
-			if err != nil {
-				return err
+		run:     restoreNewest,
+		after:   afterRestore,
+	},
+	{
+		name: "restore_over_mount_points",
+		prepare: func(t *testing.T, w *world) {
+			w.mutate(t)
+			for _, name := range []string{"data/app.db", "reg.json", "tree"} {
+				if err := w.crashFs().SetMount(w.path(name)); err != nil {
+					t.Fatal(err)
+				}
 			}
-			_, err = s.Restore(ctx, snapshots[0].Stamp, confirmed)
-			return err
 		},
+		run:   restoreNewest,
+		after: afterRestore,
+	},
+	{
+		name: "restore_of_what_is_missing",
+		prepare: func(t *testing.T, w *world) {
+			for _, name := range []string{"data", "reg.json", "tree"} {
+				if err := w.fs.RemoveAll(w.path(name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		},
+		run:   restoreNewest,
 		after: afterRestore,
 	},
 	{
@@ -187,7 +207,7 @@ var scenarios = []scenario{
 			}
 			return s.Delete(ctx, snapshots[0].Stamp)
 		},
-		after: func(t *testing.T, before, after *outcome, done error) {
+		after: func(t *testing.T, before, _, after *outcome, done error) {
 			if after.live != before.live {
 				t.Errorf("live state:\n%s\nwant:\n%s", after.live, before.live)
 			}
@@ -213,7 +233,7 @@ var scenarios = []scenario{
 			}
 			return err
 		},
-		after: func(t *testing.T, before, after *outcome, done error) {
+		after: func(t *testing.T, before, _, after *outcome, done error) {
 			if after.live != before.live {
 				t.Errorf("live state:\n%s\nwant:\n%s", after.live, before.live)
 			}
@@ -229,18 +249,26 @@ var scenarios = []scenario{
 	},
 }
 
-func afterRestore(t *testing.T, before, after *outcome, done error) {
-	old, restored := before.live, strings.ReplaceAll(before.live, "new", "old")
-	restored = strings.ReplaceAll(restored, fmt.Sprintf("%x", "new"), fmt.Sprintf("%x", "old"))
-	restored = strings.ReplaceAll(restored, fmt.Sprintf("\ntree/c: %x", "old"), "")
+// restoreNewest restores the newest snapshot.
+func restoreNewest(ctx context.Context, s *backup.Store) error {
+	snapshots, err := s.List(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = s.Restore(ctx, snapshots[0].Stamp, confirmed)
+	return err
+}
+
+// afterRestore demands the old state or the new one, wholly.
+func afterRestore(t *testing.T, before, finished, after *outcome, done error) {
 	switch {
-	case after.live == restored:
-	case after.live != old:
-		t.Errorf("live state is neither the old nor the new one:\n%s\nold:\n%s\nnew:\n%s", after.live, old, restored)
+	case after.live == finished.live:
+	case after.live != before.live:
+		t.Errorf("live state is neither the old nor the new one:\n%s\nold:\n%s\nnew:\n%s", after.live, before.live, finished.live)
 	case done == nil:
 		t.Error("restored, and the old state is there")
 	}
-	if done != nil && !mayBeDone(done) && after.live != old {
+	if done != nil && !mayBeDone(done) && after.live != before.live {
 		t.Errorf("not restored (%v), and the new state is there", done)
 	}
 	for _, stamp := range before.good() {
@@ -261,9 +289,16 @@ func mayBeDone(err error) bool {
 		errors.Is(err, crashfs.ErrPowerCut)
 }
 
-// fixture prepares a scenario: a world with one good snapshot, all of it
-// durable.
-func (sc *scenario) fixture(t *testing.T) (*world, *outcome) {
+// A fixture is a world with one good snapshot, all of it durable, and the
+// states before an operation and after it.
+type fixture struct {
+	*scenario
+	*world
+	ops              []crashfs.Op // of the operation
+	before, finished *outcome
+}
+
+func (sc *scenario) fixture(t *testing.T) *fixture {
 	t.Helper()
 	w := crashWorld(t)
 	if _, err := w.crashStore(t).Create(t.Context(), nil); err != nil {
@@ -272,45 +307,47 @@ func (sc *scenario) fixture(t *testing.T) (*world, *outcome) {
 	if sc.prepare != nil {
 		sc.prepare(t, w)
 	}
-	w = w.on(w.crashFs().Clone())
-	before := w.reboot(t, w.crashFs().Clone())
+	f := &fixture{scenario: sc, world: w.on(w.crashFs().Clone())}
+	f.before = f.reboot(t, f.crashFs().Clone())
+	fsys, err := f.try(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.ops = fsys.Log()
+	f.finished = f.reboot(t, fsys.Clone())
 	if t.Failed() {
 		t.FailNow()
 	}
-	return w, before
+	return f
 }
 
 // try runs the operation on a copy of the fixture, with faults.
-func (sc *scenario) try(t *testing.T, w *world, faults ...crashfs.Fault) (*crashfs.FS, error) {
-	fsys := w.crashFs().Clone()
+func (f *fixture) try(t *testing.T, faults ...crashfs.Fault) (*crashfs.FS, error) {
+	fsys := f.crashFs().Clone()
 	fsys.Inject(faults...)
-	return fsys, sc.run(t.Context(), w.on(fsys).crashStore(t))
+	return fsys, f.run(t.Context(), f.on(fsys).crashStore(t))
 }
 
 func TestPowerCuts(t *testing.T) {
 	for _, sc := range scenarios {
 		t.Run(sc.name, func(t *testing.T) {
-			w, before := sc.fixture(t)
-			fsys, err := sc.try(t, w)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ops, cuts, states := fsys.Log(), 0, 0
-			for n := range cutPoints(ops) {
+			f := sc.fixture(t)
+			cuts, states := 0, 0
+			for n := range cutPoints(f.ops) {
 				if !sampled(n, 7) {
 					continue
 				}
-				fsys, done := sc.try(t, w, crashfs.CutAt(n))
+				fsys, done := f.try(t, crashfs.CutAt(n))
 				cuts++
 				for label, left := range fsys.CrashStates(limitOf(4, 8)) {
 					states++
-					sc.check(t, w, fmt.Sprintf("cut before #%d of %d, %s", n, len(ops), label), before, left, done)
+					f.check(t, fmt.Sprintf("cut before #%d of %d, %s", n, len(f.ops), label), left, done)
 					if t.Failed() {
-						explain(t, ops, n)
+						explain(t, f.ops, n)
 					}
 				}
 			}
-			t.Logf("%d operations, %d cuts, %d states", len(ops), cuts, states)
+			t.Logf("%d operations, %d cuts, %d states", len(f.ops), cuts, states)
 		})
 	}
 }
@@ -349,12 +386,11 @@ func changes(op crashfs.Op) bool {
 	return true
 }
 
-// check looks at what was left, in a subtest of its own that is made only
-// for a failure.
-func (sc *scenario) check(t *testing.T, w *world, label string, before *outcome, left *crashfs.FS, done error) {
+// check looks at what was left.
+func (f *fixture) check(t *testing.T, label string, left *crashfs.FS, done error) {
 	t.Helper()
-	if after := w.reboot(t, left.Clone()); after != nil {
-		sc.after(t, before, after, done)
+	if after := f.reboot(t, left.Clone()); after != nil {
+		f.after(t, f.before, f.finished, after, done)
 	}
 	if t.Failed() {
 		t.Errorf("%s: the operation said: %v", label, done)
@@ -373,73 +409,78 @@ func explain(t *testing.T, ops []crashfs.Op, n int) {
 func TestFaults(t *testing.T) {
 	for _, sc := range scenarios {
 		t.Run(sc.name, func(t *testing.T) {
-			w, before := sc.fixture(t)
-			fsys, err := sc.try(t, w)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ops, faults := fsys.Log(), 0
-			for _, op := range ops {
+			f := sc.fixture(t)
+			faults := 0
+			for _, op := range f.ops {
 				for i, fault := range op.Faults() {
 					for _, repeat := range []crashfs.Repeat{crashfs.Once, crashfs.SameKind, crashfs.Forever} {
 						if faults++; !sampled(faults+i, 23) {
 							continue
 						}
 						fault.Repeat = repeat
-						fsys, done := sc.try(t, w, fault)
-						if done != nil && repeat != crashfs.Once {
-							done = errors.Join(done, errNotTakenBack)
-						}
-						sc.check(t, w, fmt.Sprintf("%s, %s", op, fault), before, fsys, done)
-						if done == nil { // then no later cut may take it back
-							for label, left := range fsys.CrashStates(0) {
-								sc.check(t, w, fmt.Sprintf("%s, %s, %s", op, fault, label), before, left, done)
-							}
-						}
+						f.strike(t, op, fault)
 						if t.Failed() {
-							explain(t, ops, op.N)
+							explain(t, f.ops, op.N)
 						}
 					}
 				}
 			}
-			t.Logf("%d operations, %d faults", len(ops), faults)
+			t.Logf("%d operations, %d faults", len(f.ops), faults)
 		})
+	}
+}
+
+// strike runs the operation with a fault and looks at what it leaves.
+func (f *fixture) strike(t *testing.T, op crashfs.Op, fault crashfs.Fault) {
+	t.Helper()
+	fsys, done := f.try(t, fault)
+	if done != nil && fault.Repeat != crashfs.Once {
+		done = errors.Join(done, errNotTakenBack)
+	}
+	f.check(t, fmt.Sprintf("%s, %s", op, fault), fsys, done)
+	if done != nil {
+		return
+	}
+	for label, left := range fsys.CrashStates(0) { // no later cut may take it back
+		f.check(t, fmt.Sprintf("%s, %s, %s", op, fault, label), left, done)
 	}
 }
 
 // TestPowerCutsDuringRecover cuts the power a second time, while Recover is
 // at work.
 func TestPowerCutsDuringRecover(t *testing.T) {
-	sc := scenarios[slices.IndexFunc(scenarios, func(sc scenario) bool { return sc.name == "restore" })]
-	w, before := sc.fixture(t)
-	fsys, err := sc.try(t, w)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ops, states := fsys.Log(), 0
-	for n := range cutPoints(ops) {
-		if !sampled(n, 13) {
+	for _, sc := range scenarios {
+		if !strings.HasPrefix(sc.name, "restore") {
 			continue
 		}
-		fsys, done := sc.try(t, w, crashfs.CutAt(n))
-		for label, left := range fsys.CrashStates(0) {
-			states += sc.cutRecover(t, w, fmt.Sprintf("cut before #%d, %s", n, label), before, left, done)
-			if t.Failed() {
-				explain(t, ops, n)
+		t.Run(sc.name, func(t *testing.T) {
+			f := sc.fixture(t)
+			states := 0
+			for n := range cutPoints(f.ops) {
+				if !sampled(n, 29) {
+					continue
+				}
+				fsys, done := f.try(t, crashfs.CutAt(n))
+				for label, left := range fsys.CrashStates(0) {
+					states += f.cutRecover(t, fmt.Sprintf("cut before #%d, %s", n, label), left, done)
+					if t.Failed() {
+						explain(t, f.ops, n)
+					}
+				}
 			}
-		}
+			t.Logf("%d states", states)
+		})
 	}
-	t.Logf("%d states", states)
 }
 
 // cutRecover lets Recover loose on what a crash left, and cuts it short at
 // every operation.
-func (sc *scenario) cutRecover(t *testing.T, w *world, label string, before *outcome, left *crashfs.FS, done error) (states int) {
+func (f *fixture) cutRecover(t *testing.T, label string, left *crashfs.FS, done error) (states int) {
 	t.Helper()
 	recover := func(faults ...crashfs.Fault) *crashfs.FS {
 		fsys := left.Clone()
 		fsys.Inject(faults...)
-		_, _ = w.on(fsys).crashStore(t).Recover(t.Context()) // fails by the cut
+		_, _ = f.on(fsys).crashStore(t).Recover(t.Context()) // fails by the cut
 		return fsys
 	}
 	for n := range cutPoints(recover().Log()) {
@@ -448,7 +489,7 @@ func (sc *scenario) cutRecover(t *testing.T, w *world, label string, before *out
 		}
 		for label2, left2 := range recover(crashfs.CutAt(n)).CrashStates(0) {
 			states++
-			sc.check(t, w, fmt.Sprintf("%s; recover cut before #%d, %s", label, n, label2), before, left2, cmp.Or(done, error(crashfs.ErrPowerCut)))
+			f.check(t, fmt.Sprintf("%s; recover cut before #%d, %s", label, n, label2), left2, cmp.Or(done, error(crashfs.ErrPowerCut)))
 			if t.Failed() {
 				return states
 			}

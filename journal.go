@@ -289,7 +289,11 @@ func (ss *session) discard(j *journal) error {
 			return j.pending(fmt.Errorf("source %q: remove what was staged: %w", sw.Source, err))
 		}
 	}
-	return ss.removeJournal()
+	err := ss.removeJournal()
+	if err != nil && !errors.Is(err, ErrDurabilityUnknown) {
+		err = j.pending(err)
+	}
+	return err
 }
 
 // pending says what lies where, for somebody who has to go on by hand.

@@ -151,18 +151,25 @@ func (sw *swap) undo(ctx context.Context) error {
 		return err
 	}
 	for _, name := range sw.Old {
-		if slices.Contains(sw.InPlace, name) {
-			continue
-		}
-		saved, err := sw.dir.exists(sw.saved(name))
-		if err == nil && saved {
-			err = sw.dir.rename(sw.saved(name), string(name))
-		}
-		if err != nil {
+		if err := sw.putBack(name); err != nil {
 			return fmt.Errorf("put %s back: %w", sw.dir.full(string(name)), err)
 		}
 	}
 	return sw.sync("old")
+}
+
+// putBack moves an old entry back, if it was moved out. One that still is in
+// place, now that no new one is, was being copied out when that failed.
+func (sw *swap) putBack(name rawString) error {
+	inPlace, err := sw.dir.exists(string(name))
+	if err != nil || inPlace {
+		return err
+	}
+	saved, err := sw.dir.exists(sw.saved(name))
+	if err != nil || !saved {
+		return err
+	}
+	return sw.dir.rename(sw.saved(name), string(name))
 }
 
 // moveBack takes a new entry out again, if it is in place.

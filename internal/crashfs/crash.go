@@ -25,7 +25,8 @@ func (fsys *FS) Pending() []Effect {
 // kept depend on are kept as well, for the same name; and effects in a
 // directory whose creation is lost are lost. All of the new file system is
 // durable; it has the options, mount points and inode numbers of fsys, and no
-// handles, log, hook or faults. fsys is left as it is.
+// handles, log, hook or faults. fsys is left as it is, and its handles work on
+// in it; to make them fail, cut its power. keep must not call fsys.
 func (fsys *FS) CrashKeeping(keep func(i int, e Effect) Fate) *FS {
 	fsys.mu.Lock()
 	defer fsys.mu.Unlock()

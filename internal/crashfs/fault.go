@@ -48,7 +48,7 @@ const (
 
 // A Fault is something that goes wrong.
 type Fault struct {
-	At     int // number of the operation
+	At     int // number of the operation; 0 is none
 	Effect FaultEffect
 	Err    error // what the operation fails with. If nil, EIO; but see Short
 	Repeat Repeat
@@ -132,7 +132,7 @@ func (op Op) Faults() []Fault {
 		{Effect: Short},
 		{Effect: DropSync, Err: syscall.EIO},
 	}
-	if op.changes() {
+	if op.Changes() {
 		all = append(all, Fault{Effect: FailAfter, Err: syscall.EIO})
 	}
 	if op.Kind == OpWrite {

@@ -183,7 +183,7 @@ func (fsys *FS) RemoveAll(path string) error {
 			}
 		}
 	}
-	if err := fsys.Remove(path); first == nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := fsys.Remove(path); first == nil && !errors.Is(err, syscall.ENOENT) {
 		first = err
 	}
 	return first

@@ -70,8 +70,9 @@ func (op Op) String() string {
 	return s
 }
 
-// changes reports whether the operation may have an effect.
-func (op Op) changes() bool {
+// Changes reports whether the operation may change what is on disk, or what will
+// be after a power cut.
+func (op Op) Changes() bool {
 	switch op.Kind {
 	case OpOpen:
 		return op.Flag&(os.O_CREATE|os.O_TRUNC) != 0
