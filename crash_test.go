@@ -368,22 +368,10 @@ func cutPoints(ops []crashfs.Op) func(yield func(int) bool) {
 			if changed && !yield(op.N) {
 				return
 			}
-			changed = changes(op)
+			changed = op.Changes()
 		}
 		yield(len(ops) + 1)
 	}
-}
-
-// changes reports whether an operation may change what is, or will be, on
-// disk.
-func changes(op crashfs.Op) bool {
-	switch op.Kind {
-	case crashfs.OpRead, crashfs.OpStat, crashfs.OpLstat, crashfs.OpReaddir, crashfs.OpReadlink, crashfs.OpClose, crashfs.OpFree:
-		return false
-	case crashfs.OpOpen:
-		return op.Flag != 0
-	}
-	return true
 }
 
 // check looks at what was left.
