@@ -1,0 +1,169 @@
+package backup
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/spf13/afero"
+)
+
+// copyDatabase copies a live database hot. What cannot be copied so, in a
+// tree or for a safety snapshot, is copied as it lies.
+func (c *capture) copyDatabase(ctx context.Context, t *target, name, to string) error {
+	fi, err := t.dir.lstat(name)
+	if err != nil && !t.hasSidecars() {
+		return err
+	}
+	err = c.copyHot(ctx, t, name, to)
+	if err == nil {
+		err = c.record(ctx, t, to, fi)
+	}
+	if err == nil || ctx.Err() != nil || !isSourceError(err) {
+		return err
+	}
+	switch {
+	case t.Kind != Database:
+		c.note(CodeRawCopy, t, to, err.Error())
+		return c.copyFile(ctx, t, name, to, typeRaw)
+	case c.lenient:
+		return c.copyRaw(ctx, t, name, to, err.Error())
+	}
+	return err
+}
+
+// A sourceError is a failure to read, as opposed to one to write.
+type sourceError struct{ error }
+
+func (e sourceError) Unwrap() error { return e.error }
+
+func isSourceError(err error) bool {
+	_, ok := errors.AsType[sourceError](err)
+	return ok
+}
+
+func (c *capture) copyHot(ctx context.Context, t *target, name, to string) error {
+	if t.DB != nil {
+		return c.vacuumInto(ctx, t, to)
+	}
+	full := t.dir.full(name)
+	p := c.pins[full]
+	if p == nil {
+		var err error
+		if p, err = pinDatabase(ctx, t.dir, name, c.cfg.BusyTimeout); err != nil {
+			return sourceError{fmt.Errorf("%s: %w", full, err)}
+		}
+	}
+	delete(c.pins, full)
+	defer p.close()
+	return c.out.createFile(to, func(f afero.File) error {
+		w := &writeErrors{File: f}
+		err := p.copyTo(ctx, w, c.moved(t))
+		if err != nil && w.err == nil {
+			err = sourceError{err}
+		}
+		return err
+	})
+}
+
+// writeErrors remembers whether writing failed, so that a failed copy can be
+// laid to the right side.
+type writeErrors struct {
+	afero.File
+	err error
+}
+
+func (w *writeErrors) WriteAt(p []byte, off int64) (int, error) {
+	n, err := w.File.WriteAt(p, off)
+	w.err = errors.Join(w.err, err)
+	return n, err
+}
+
+// vacuumInto has the host's own driver write the copy: see
+// https://sqlite.org/lang_vacuum.html#vacuuminto. It writes into an empty
+// file of ours, lest the driver make one that others may read.
+func (c *capture) vacuumInto(ctx context.Context, t *target, to string) error {
+	return c.out.createFile(to, func(f afero.File) error {
+		if c.out.native {
+			return vacuumInto(ctx, t.DB, c.out.full(to), f)
+		}
+		temp, err := os.CreateTemp("", "atobackup-*.db") // a driver reaches no other file system
+		if err != nil {
+			return err
+		}
+		defer os.Remove(temp.Name())
+		defer temp.Close()
+		if err := vacuumInto(ctx, t.DB, temp.Name(), temp); err != nil {
+			return err
+		}
+		_, err = copyBytes(ctx, f, temp, c.moved(t))
+		return err
+	})
+}
+
+func vacuumInto(ctx context.Context, db *sql.DB, native string, f afero.File) error {
+	var mode string
+	if err := db.QueryRowContext(ctx, "PRAGMA journal_mode").Scan(&mode); err != nil {
+		return sourceError{err}
+	}
+	if _, err := db.ExecContext(ctx, "VACUUM INTO ?", native); err != nil {
+		return sourceError{err}
+	}
+	if mode != "wal" {
+		return nil
+	}
+	// VACUUM makes a database in rollback mode of any. The two versions in
+	// the header are all that marks one as WAL:
+	// https://sqlite.org/fileformat.html#file_format_version_numbers.
+	_, err := f.WriteAt([]byte{2, 2}, 18)
+	return err
+}
+
+// copyRaw copies a database's files as they lie, with their sidecars, for
+// want of better: what was committed may be in any of them.
+func (c *capture) copyRaw(ctx context.Context, t *target, name, to, why string) error {
+	c.note(CodeRawCopy, t, to, why)
+	for _, suffix := range append([]string{""}, sidecars...) {
+		fi, err := t.dir.lstat(name + suffix)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !fi.isRegular() {
+			continue
+		}
+		if err == nil {
+			err = c.copyFile(ctx, t, name+suffix, to+suffix, typeRaw)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// record adds the entry of a database's copy, which SQLite wrote in an order
+// of its own. In a safety snapshot a copy that fails SQLite's checks is
+// taken back, as it would be no way to undo a restore.
+func (c *capture) record(ctx context.Context, t *target, to string, fi fileInfo) error {
+	f, written, err := c.out.open(to)
+	if err != nil {
+		return err
+	}
+	defer f.Close() // nothing was written
+	e := entry{Path: rawString(to), Type: typeDatabase, Size: written.size}
+	e.setAttributes(fi)
+	if e.SHA256, err = hashOf(ctx, f); err != nil {
+		return err
+	}
+	if c.lenient && t.Kind == Database {
+		problems, err := checkCopy(ctx, f, e.Size, ValidateFull, nil)
+		if err != nil {
+			return err
+		}
+		if len(problems) > 0 {
+			return errors.Join(sourceError{joinProblems(problems)}, c.out.remove(to))
+		}
+	}
+	c.entries = append(c.entries, e)
+	return nil
+}

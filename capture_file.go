@@ -1,0 +1,210 @@
+package backup
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/afero"
+)
+
+// skip passes over what has been found in a walk.
+func skip(fi fileInfo) error {
+	if fi.isDir() {
+		return fs.SkipDir
+	}
+	return nil
+}
+
+// hasDatabaseHeader reports whether a file of a tree is a SQLite database.
+func hasDatabaseHeader(d *dir, name string, fi fileInfo) (bool, error) {
+	if fi.size < 512 { // the smallest page
+		return false, nil
+	}
+	f, _, err := d.open(name)
+	if errors.Is(err, errNotRegular) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close() // nothing was written
+	is, err := startsDatabase(f)
+	if err == io.EOF || err == io.ErrUnexpectedEOF { // it was truncated meanwhile
+		err = nil
+	}
+	return is, err
+}
+
+// copyTree copies what is in a tree. The tree must hold still as little as a
+// file must: what changes is noted.
+func (c *capture) copyTree(ctx context.Context, t *target) error {
+	hot := make(map[string]bool) // databases whose sidecars are left out
+	var dirs []entry
+	err := t.dir.walk(ctx, ".", func(name string, fi fileInfo) error {
+		to := path.Join(t.Name, name)
+		switch {
+		case t.layout.isHole(name):
+			return skip(fi)
+		case fi.isDir():
+			err := c.makeDir(to, fi)
+			dirs = append(dirs, c.entries[len(c.entries)-1])
+			return err
+		case fi.isLink():
+			return c.copyLink(t, name, to)
+		case !fi.isRegular():
+			t.skipped = append(t.skipped, name)
+			return nil
+		}
+		for _, suffix := range sidecars {
+			if main, ok := strings.CutSuffix(name, suffix); ok && hot[main] {
+				return nil
+			}
+		}
+		isDB, err := c.copyTreeFile(ctx, t, name, fi)
+		hot[name] = isDB
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, e := range slices.Backward(dirs) { // writing into one changes its time
+		if err := c.out.setAttributes(string(e.Path), e.perm()|0o700, e.MTime); err != nil {
+			return err
+		}
+		if err := c.out.syncDir(string(e.Path)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyTreeFile copies one file of a tree, and reports whether it was a
+// database that was copied hot.
+func (c *capture) copyTreeFile(ctx context.Context, t *target, name string, fi fileInfo) (hot bool, err error) {
+	to := path.Join(t.Name, name)
+	isDB := c.pins[t.dir.full(name)] != nil
+	if !isDB {
+		if isDB, err = hasDatabaseHeader(t.dir, name, fi); err != nil {
+			return false, c.vanished(t, to, err)
+		}
+	}
+	if isDB {
+		err = c.copyDatabase(ctx, t, name, to)
+	} else {
+		err = c.copyFile(ctx, t, name, to, typeFile)
+	}
+	if err != nil {
+		return false, c.vanished(t, to, err)
+	}
+	e := c.entries[len(c.entries)-1]
+	if string(e.Path) != to {
+		return false, nil
+	}
+	return e.Type == typeDatabase, c.out.setAttributes(to, e.perm()|0o600, e.MTime)
+}
+
+// vanished notes a file that was listed and is gone, and passes on any other
+// error.
+func (c *capture) vanished(t *target, to string, err error) error {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	c.note(CodeFileVanished, t, to, "removed or renamed while the tree was copied")
+	return nil
+}
+
+func (c *capture) copyLink(t *target, name, to string) error {
+	link, err := t.dir.readlink(name)
+	if err != nil {
+		return c.vanished(t, to, err)
+	}
+	if err := c.out.symlink(link, to); err != nil {
+		return err
+	}
+	c.entries = append(c.entries, entry{Path: rawString(to), Type: typeLink, Target: rawString(link)})
+	return nil
+}
+
+// copyAttempts is how often a file that changes under the copy is copied
+// anew.
+const copyAttempts = 3
+
+// copyFile copies a file. One that changes meanwhile is copied anew, and
+// after some attempts noted.
+func (c *capture) copyFile(ctx context.Context, t *target, name, to string, kind entryType) error {
+	for attempt := 1; ; attempt++ {
+		e, stable, err := c.tryCopyFile(ctx, t, name, to)
+		if err != nil {
+			return err
+		}
+		if stable || attempt == copyAttempts {
+			if !stable {
+				c.note(CodeFileChanged, t, to, fmt.Sprintf("changed under each of %d attempts to copy it", attempt))
+			}
+			e.Type = kind
+			c.entries = append(c.entries, e)
+			return nil
+		}
+		if err := c.out.remove(to); err != nil {
+			return err
+		}
+		c.done[t.Name] -= e.Size
+	}
+}
+
+// tryCopyFile copies as much as the file had when it was opened, and reports
+// whether that was all of one instant.
+func (c *capture) tryCopyFile(ctx context.Context, t *target, name, to string) (e entry, stable bool, err error) {
+	src, before, err := t.dir.open(name)
+	if err != nil {
+		return e, false, err
+	}
+	defer src.Close() // nothing was written
+	e = entry{Path: rawString(to)}
+	e.setAttributes(before)
+	hash := sha256.New()
+	var written fs.FileInfo
+	err = c.out.createFile(to, func(f afero.File) error {
+		e.Size, err = copyBytes(ctx, io.MultiWriter(f, hash), io.LimitReader(src, before.size), c.moved(t))
+		if err != nil {
+			return err
+		}
+		written, err = f.Stat()
+		return err
+	})
+	if err != nil {
+		return e, false, err
+	}
+	e.SHA256 = hex.EncodeToString(hash.Sum(nil))
+	after, err := t.dir.lstat(name)
+	if err != nil {
+		return e, false, errors.Join(err, c.out.remove(to))
+	}
+	if e.Size != before.size || !after.sameFile(before) {
+		return e, false, nil
+	}
+	// A write within the same tick of the clock leaves the time as it was.
+	const tick = 2 * time.Second // FAT's, the coarsest
+	if after.unchanged(before) && written.ModTime().Sub(before.mtime).Abs() > tick {
+		return e, true, nil
+	}
+	// Something was written: if all of what was copied reads the same again,
+	// it was of one instant, as a log is that grew.
+	again, err := hashOf(ctx, io.NewSectionReader(src, 0, before.size))
+	return e, again == e.SHA256, err
+}
+
+func hashOf(ctx context.Context, r io.Reader) (string, error) {
+	hash := sha256.New()
+	_, err := copyBytes(ctx, hash, r, func(int64) {})
+	return hex.EncodeToString(hash.Sum(nil)), err
+}

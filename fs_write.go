@@ -1,0 +1,143 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+
+	"github.com/spf13/afero"
+)
+
+// removeAll removes name and all that is below it; nothing there is fine.
+// Links are removed, never followed.
+func (d *dir) removeAll(name string) error {
+	var found []string
+	err := d.walk(context.Background(), name, func(name string, fi fileInfo) error {
+		found = append(found, name)
+		if fi.isDir() && fi.mode.Perm()&0o700 != 0o700 {
+			return d.fs.Chmod(d.path(name), 0o700) // or it could not be emptied
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, name := range slices.Backward(found) {
+		if err := d.remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// createFile makes the file name with what fill writes, and its bytes
+// durable. Its name is durable once the directory is synced. On failure
+// nothing is left.
+func (d *dir) createFile(name string, fill func(f afero.File) error) (err error) {
+	f, err := d.create(name)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, ignoreNotExist(d.remove(name)))
+		}
+	}()
+	// A failed sync is final: a second one may succeed without the data
+	// having reached the disk.
+	if err := errors.Join(fill(f), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return nil
+}
+
+// replaceFile gives the file name new content, durably: after a crash it has
+// the old content or the new. [ErrDurabilityUnknown] says that it has the
+// new, but may lose it again.
+func (d *dir) replaceFile(name string, data []byte) error {
+	temp := name + ".tmp"
+	if err := d.removeAll(temp); err != nil { // left by a crash
+		return err
+	}
+	err := d.createFile(temp, func(f afero.File) error { return writeFull(f, data) })
+	if err != nil {
+		return err
+	}
+	if err := d.fs.Rename(d.path(temp), d.path(name)); err != nil {
+		return errors.Join(err, d.remove(temp))
+	}
+	if err := d.syncDir(path.Dir(name)); err != nil {
+		return fmt.Errorf("%w: %w", ErrDurabilityUnknown, err)
+	}
+	return nil
+}
+
+var errTooLarge = errors.New("larger than any that this library writes")
+
+// readFile returns the content of the regular file name, unless it has more
+// than limit bytes.
+func (d *dir) readFile(name string, limit int64) ([]byte, error) {
+	f, _, err := d.open(name)
+	if err != nil {
+		return nil, err
+	}
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > limit {
+		return nil, &fs.PathError{Op: "read", Path: d.full(name), Err: errTooLarge}
+	}
+	return data, nil
+}
+
+func ignoreNotExist(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// writeFull writes all of data, and takes a short write for the failure that
+// it is, also when the writer does not.
+func writeFull(w io.Writer, data []byte) error {
+	n, err := w.Write(data)
+	if err == nil && n != len(data) {
+		err = io.ErrShortWrite
+	}
+	return err
+}
+
+// copyBuffer is the size of one step of a copy, and how far one runs past
+// the end of its context.
+const copyBuffer = 1 << 20 // bytes
+
+// copyBytes copies r to w and tells moved of each step. It is the one copy
+// loop.
+func copyBytes(ctx context.Context, w io.Writer, r io.Reader, moved func(n int64)) (int64, error) {
+	buf := make([]byte, copyBuffer)
+	var total int64
+	for {
+		if err := ctx.Err(); err != nil {
+			return total, err
+		}
+		n, err := r.Read(buf)
+		if n > 0 {
+			if err := writeFull(w, buf[:n]); err != nil {
+				return total, err
+			}
+			total += int64(n)
+			moved(int64(n))
+		}
+		if err == io.EOF {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+	}
+}

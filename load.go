@@ -1,0 +1,158 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+)
+
+// A loaded snapshot is one that can be read from.
+type loaded struct {
+	*dir
+	snapshot *Snapshot
+	entries  manifest
+	legacy   bool // made by the Python module
+}
+
+// load reads the metadata and the manifest of the snapshot in d.
+func (d *dir) load(stamp string) (*loaded, *Problem) {
+	l := &loaded{dir: d}
+	m, snap, problem := d.readMetadata(stamp)
+	l.snapshot = snap
+	if problem != nil {
+		return l, problem
+	}
+	var err error
+	if l.legacy = m == nil; l.legacy {
+		l.entries, err = d.inventory(snap)
+	} else {
+		l.entries, err = d.readManifest(m)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return l, &Problem{Code: CodeManifestMissing, Path: manifestName}
+	case err != nil:
+		return l, &Problem{Code: CodeManifestInvalid, Path: manifestName, Detail: err.Error()}
+	}
+	return l, nil
+}
+
+// readMetadata reads the metadata of the snapshot in d; m is nil if they are
+// the Python module's.
+func (d *dir) readMetadata(stamp string) (m *metadata, snap *Snapshot, problem *Problem) {
+	data, err := d.readFile(metadataName, maxMetadataBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, &Problem{Code: CodeMetadataMissing, Path: metadataName, Detail: "unfinished, interrupted or half deleted"}
+	}
+	var legacy *legacyMetadata
+	if err == nil {
+		m, legacy, err = parseMetadata(data, stamp)
+	}
+	if err == nil && legacy != nil {
+		var s Snapshot
+		s, err = legacy.snapshot(stamp)
+		if ours, existsErr := d.exists(manifestName); err == nil && (ours || existsErr != nil) {
+			err = errors.Join(errors.New("it has a manifest, but no metadata that go with it"), existsErr)
+		}
+		snap = &s
+	}
+	if err != nil {
+		code := CodeMetadataInvalid
+		if _, ok := errors.AsType[*fs.PathError](err); ok && !errors.Is(err, errTooLarge) && !errors.Is(err, errNotRegular) {
+			code = CodeUnreadable // which says nothing about the snapshot
+		}
+		return nil, nil, &Problem{Code: code, Path: metadataName, Detail: err.Error()}
+	}
+	if m != nil {
+		s := m.snapshot()
+		snap = &s
+	}
+	return m, snap, nil
+}
+
+func (d *dir) readManifest(m *metadata) (manifest, error) {
+	f, info, err := d.open(manifestName)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // nothing was written
+	if info.size != m.Size {
+		return nil, fmt.Errorf("%d bytes, and not the %d of its metadata", info.size, m.Size)
+	}
+	sum, err := hashOf(context.Background(), io.NewSectionReader(f, 0, info.size))
+	if err != nil {
+		return nil, err
+	}
+	if sum != m.Manifest {
+		return nil, errors.New("checksum mismatch")
+	}
+	entries, err := readManifest(io.NewSectionReader(f, 0, info.size), m.PosixNames)
+	if err == nil {
+		err = entries.agree(m.Sources)
+	}
+	return entries, err
+}
+
+// agree refuses a manifest with entries of no captured source, or without
+// any of one.
+func (m manifest) agree(sources []SourceState) error {
+	count := make(map[string]int)
+	for i := range m {
+		count[m[i].source()]++
+	}
+	for _, src := range sources {
+		if src.Captured != (count[src.Name] > 0) {
+			return fmt.Errorf("source %q: metadata and manifest disagree", src.Name)
+		}
+		delete(count, src.Name)
+	}
+	if len(count) > 0 {
+		return errors.New("entries of sources that the metadata do not name")
+	}
+	return nil
+}
+
+// inventory makes a manifest for a snapshot of the Python module, without
+// checksums: of what its metadata name, as far as it is there.
+func (d *dir) inventory(snap *Snapshot) (manifest, error) {
+	var m manifest
+	for _, src := range snap.Sources {
+		if !src.Captured {
+			continue
+		}
+		if src.Kind != Tree {
+			m = append(m, entry{Path: rawString(src.Name), Type: typeDir, Mode: "0700"})
+		}
+		err := d.walk(context.Background(), src.Path, func(name string, fi fileInfo) error {
+			e := entry{Path: rawString(name), Type: typeFile, Size: fi.size}
+			e.setAttributes(fi)
+			switch {
+			case fi.isDir():
+				e.Type = typeDir
+			case fi.isLink():
+				target, err := d.readlink(name)
+				m = append(m, entry{Path: rawString(name), Type: typeLink, Target: rawString(target)})
+				return err
+			case !fi.isRegular():
+				return nil
+			case src.Kind == Database:
+				e.Type = typeDatabase
+			}
+			m = append(m, e)
+			return nil
+		})
+		if errors.Is(err, fs.ErrNotExist) {
+			e := entry{Path: rawString(src.Path), Type: sourceTypes[src.Kind], Size: src.Bytes}
+			m, err = append(m, e), nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	m.sort()
+	return m, nil
+}
+
+var sourceTypes = map[Kind]entryType{Database: typeDatabase, File: typeFile, Tree: typeDir}
