@@ -332,31 +332,24 @@ func TestPowerCuts(t *testing.T) {
 	for _, sc := range scenarios {
 		t.Run(sc.name, func(t *testing.T) {
 			f := sc.fixture(t)
-			cuts, states := 0, 0
+			cuts, states, tried := 0, 0, 0
 			for n := range cutPoints(f.ops) {
-				if !sampled(n, 7) {
-					continue
-				}
 				fsys, done := f.try(t, crashfs.CutAt(n))
 				cuts++
-				for label, left := range fsys.CrashStates(limitOf(4, 8)) {
-					states++
+				for label, left := range fsys.CrashStates(8) {
+					if states++; !sampled(states, 11) {
+						continue
+					}
+					tried++
 					f.check(t, fmt.Sprintf("cut before #%d of %d, %s", n, len(f.ops), label), left, done)
 					if t.Failed() {
 						explain(t, f.ops, n)
 					}
 				}
 			}
-			t.Logf("%d operations, %d cuts, %d states", len(f.ops), cuts, states)
+			t.Logf("%d operations, %d cuts, %d of %d states explored", len(f.ops), cuts, tried, states)
 		})
 	}
-}
-
-func limitOf(sample, full int) int {
-	if *crashFull {
-		return full
-	}
-	return sample
 }
 
 // cutPoints yields the operations before which a cut finds something new on
