@@ -75,7 +75,9 @@ type Source struct {
 
 	// Quiesce is called before the source is copied, and the function that
 	// it returns right after the copy, whatever happens: it holds writers
-	// off that no lock of SQLite's holds. If nil, nothing is called.
+	// off that no lock of SQLite's holds. For a Database it is called before
+	// any of them is copied, as the read transactions of all begin first.
+	// If nil, nothing is called.
 	Quiesce func(ctx context.Context) (release func(), err error)
 
 	// DB is the host's own handle on a Database, on any driver. If not nil,

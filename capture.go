@@ -62,7 +62,7 @@ func (c *capture) locateSources(ctx context.Context, sources []Source) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("source %q: %s: %w", t.Name, t.Path, err)
+			return fmt.Errorf("source %q: %w", t.Name, err)
 		}
 	}
 	return nil
@@ -92,7 +92,7 @@ func (c *capture) locate(ctx context.Context, t *target) (err error) {
 		return err
 	}
 	if !fi.isRegular() {
-		return errNotRegular
+		return &fs.PathError{Op: "open", Path: t.dir.full(t.name), Err: errNotRegular}
 	}
 	t.bytes = fi.size
 	if t.DB == nil {
@@ -201,7 +201,7 @@ func (c *capture) pinTarget(ctx context.Context, t *target) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err != nil && t.Kind == Database && !c.lenient {
+		if err != nil && t.Kind == Database && !c.mayCopyRaw(err) {
 			return fmt.Errorf("%s: %w", t.dir.full(name), err)
 		}
 		if err == nil {

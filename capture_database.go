@@ -12,7 +12,7 @@ import (
 )
 
 // copyDatabase copies a live database hot. What cannot be copied so, in a
-// tree or for a safety snapshot, is copied as it lies.
+// tree, for a safety snapshot, or because it is damaged, is copied as it lies.
 func (c *capture) copyDatabase(ctx context.Context, t *target, name, to string) error {
 	fi, err := t.dir.lstat(name)
 	if err != nil && !t.hasSidecars() {
@@ -29,11 +29,17 @@ func (c *capture) copyDatabase(ctx context.Context, t *target, name, to string) 
 	case t.Kind != Database:
 		c.note(CodeRawCopy, t, to, err.Error())
 		return c.copyFile(ctx, t, name, to, typeRaw)
-	case c.lenient:
+	case c.mayCopyRaw(err):
 		return c.copyRaw(ctx, t, name, to, err.Error())
 	}
 	return err
 }
+
+// mayCopyRaw reports whether a Database that could not be copied hot is to be
+// copied as it lies: one that is damaged, as what is left of it is all that
+// there is, and for a safety snapshot any. One that is in use is not: its
+// files may not fit together.
+func (c *capture) mayCopyRaw(err error) bool { return c.lenient || isDamage(err) }
 
 // A sourceError is a failure to read, as opposed to one to write.
 type sourceError struct{ error }

@@ -78,7 +78,7 @@ func (s *Store) createRequest(opts *CreateOptions) (createRequest, error) {
 	var mistakes []error
 	for _, name := range req.Include {
 		if _, ok := s.source(name); !ok {
-			mistakes = append(mistakes, fmt.Errorf("include: %q is no source", name))
+			mistakes = append(mistakes, fmt.Errorf("include %q: %w", name, ErrUnknownSource))
 		}
 	}
 	if !req.Level.valid() {

@@ -26,8 +26,9 @@ func (s *Store) List(ctx context.Context) ([]Snapshot, error) {
 // list returns the snapshots, newest first, and the names of what else there
 // is, sorted. ss may be nil.
 func (ss *session) list(ctx context.Context) (snapshots []Snapshot, others []string, err error) {
+	snapshots = []Snapshot{}
 	if ss == nil || ss.snapshots == nil {
-		return nil, nil, nil
+		return snapshots, nil, nil
 	}
 	found, err := ss.snapshots.readDir(".")
 	if err != nil {
@@ -42,7 +43,7 @@ func (ss *session) list(ctx context.Context) (snapshots []Snapshot, others []str
 			others = append(others, fi.name)
 			continue
 		}
-		snap := Snapshot{Stamp: fi.name, CreatedAt: t}
+		snap := Snapshot{Stamp: fi.name, CreatedAt: t, Sources: []SourceState{}, Problems: []Problem{}}
 		if d, err := ss.snapshots.sub(fi.name); err != nil {
 			snap.HasMetadata = true // as far as is known
 			snap.Problems = []Problem{{Code: CodeUnreadable, Detail: err.Error()}}

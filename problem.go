@@ -111,8 +111,8 @@ var (
 	// a snapshot is in use, or another operation holds the store.
 	ErrBusy = errors.New("busy")
 
-	// ErrNoSpace: the file system has less room than the copy needs. Nothing
-	// was written.
+	// ErrNoSpace: the file system has less room than the copy needs. Create
+	// has written nothing, and Restore has replaced nothing.
 	ErrNoSpace = errors.New("not enough free space")
 
 	// ErrDurabilityUnknown: everything was written and is in place, but the
@@ -123,11 +123,15 @@ var (
 	// before anything else.
 	ErrRecoveryPending = errors.New("an interrupted restore is pending: call Recover before the service opens its state")
 
+	// ErrUnknownSource: an option names a source that is not configured, or
+	// that the snapshot did not capture.
+	ErrUnknownSource = errors.New("unknown source")
+
 	// ErrInvalidStamp: not a snapshot's name such as 20060102T150405Z.
 	ErrInvalidStamp = errors.New("invalid stamp: want one like 20060102T150405Z")
 
 	// ErrForeignDriver: the database is open in this process through another
-	// SQLite driver, whose locks we would drop by opening the file. Set
-	// [Source.DB].
-	ErrForeignDriver = errors.New("open in this process through another SQLite driver: set Source.DB")
+	// SQLite driver, whose locks we would drop by opening the file. To back
+	// it up, set [Source.DB]; to restore it, close it.
+	ErrForeignDriver = errors.New("open in this process through another SQLite driver: set Source.DB to back it up, close it to restore it")
 )

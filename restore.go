@@ -142,6 +142,9 @@ func (r *restorer) run(ctx context.Context, stamp string, opts *RestoreOptions) 
 		result.IntegrityOK = report.DBOK
 		return result, nil
 	}
+	if err := r.checkHeld(); err != nil {
+		return nil, err
+	}
 	if err := r.probe(ctx); err != nil {
 		return nil, err
 	}
@@ -181,7 +184,7 @@ func (r *restorer) selectSources(names []string) error {
 	var mistakes []error
 	for _, name := range names {
 		if state, ok := r.from.snapshot.Source(name); !ok || !state.Captured {
-			mistakes = append(mistakes, fmt.Errorf("source %q: the snapshot did not capture it", name))
+			mistakes = append(mistakes, fmt.Errorf("source %q, which the snapshot did not capture: %w", name, ErrUnknownSource))
 		}
 	}
 	for _, state := range r.from.snapshot.Sources {
@@ -203,6 +206,26 @@ func (r *restorer) selectSources(names []string) error {
 		mistakes = append(mistakes, errors.New("the snapshot captured nothing"))
 	}
 	return errors.Join(mistakes...)
+}
+
+// checkHeld refuses to go on if this process itself has a database open
+// through a driver whose locks the probe would drop.
+func (r *restorer) checkHeld() error {
+	c := &capture{Store: r.Store, lenient: true, held: findHeldFiles()}
+	if len(c.held) == 0 {
+		return nil
+	}
+	defer c.close()
+	var sources []Source
+	for _, src := range r.sources {
+		sources = append(sources, *src)
+		sources[len(sources)-1].DB = nil
+	}
+	err := c.locateSources(context.Background(), sources)
+	if errors.Is(err, ErrForeignDriver) {
+		return fmt.Errorf("%w: %w", ErrServiceRunning, err)
+	}
+	return nil // the rest is for others to tell
 }
 
 // probe refuses to go on if a database is seen to be open.

@@ -88,8 +88,8 @@ const (
 // file system, and leaves snapshots as they are. The decisions come newest
 // first, whatever the order of snapshots, whose stamps must differ.
 //
-// Guards may only add keeps: the newest good snapshot, MinKeep good ones,
-// pinned ones, safety snapshots younger than 7 days, those dated after now,
+// Guards may only add keeps: the newest good snapshot, and the newest of
+// each source, MinKeep good ones, pinned ones, safety snapshots younger than 7 days, those dated after now,
 // those in use, those that could not be read. Unfinished and invalid
 // snapshots take no slot from a good one, and go only when a newer good one
 // exists and, if unfinished, they are at least 24 hours old. Those dated
@@ -289,6 +289,7 @@ func (r Retention) applyGuards(all []candidate, now time.Time) {
 	minimum := fmt.Sprintf("minimum of %d good ones", r.MinKeep)
 	good := 0        // so far, and so newer than all that follow
 	anyGood := false // so far, safety snapshots included
+	captured := make(map[string]bool)
 	for i := range all {
 		c := &all[i]
 		newest := c.flaw == "" && c.past && !anyGood
@@ -314,6 +315,25 @@ func (r Retention) applyGuards(all []candidate, now time.Time) {
 			if guard.holds {
 				c.keep = append(c.keep, guard.reason)
 			}
+		}
+		c.keepSources(captured, good == 1)
+	}
+}
+
+// keepSources keeps the newest good snapshot of each source: what is captured
+// on request alone is not in every one. captured are the sources of newer
+// good ones. The newest of all needs no such reason.
+func (c *candidate) keepSources(captured map[string]bool, newest bool) {
+	if !c.counts {
+		return
+	}
+	for _, src := range c.Sources {
+		if !src.Captured || captured[src.Name] {
+			continue
+		}
+		captured[src.Name] = true
+		if !newest {
+			c.keep = append(c.keep, "newest good one with "+src.Name)
 		}
 	}
 }

@@ -108,6 +108,9 @@ func randomPlanInput(rng *rand.Rand, n int, loc *time.Location) []backup.Snapsho
 			InUse:       rng.IntN(12) == 0,
 			Origin:      []string{backup.OriginManual, backup.OriginScheduled, backup.OriginPreRestore, backup.OriginATOCore}[rng.IntN(4)],
 		}
+		for _, name := range []string{"db", "chroma"} {
+			s.Sources = append(s.Sources, backup.SourceState{Name: name, Captured: rng.IntN(4) == 0})
+		}
 		if rng.IntN(8) == 0 {
 			s.Problems = []backup.Problem{{Code: backup.CodeDatabaseCorrupt}, {Code: backup.CodeCheckFailed}}
 		}
@@ -328,5 +331,20 @@ func (o planOracle) guards(s backup.Snapshot) (keep []string) {
 	if flaw := o.flaw(s); flaw != "" && good == 0 {
 		keep = append(keep, flaw+", and nothing newer is good")
 	}
+	for _, name := range []string{"db", "chroma"} {
+		if o.takesPart(s) && good > 0 && o.isNewestWith(s, name) {
+			keep = append(keep, "newest good one with "+name)
+		}
+	}
 	return keep
+}
+
+func (o planOracle) isNewestWith(s backup.Snapshot, name string) bool {
+	if src, ok := s.Source(name); !ok || !src.Captured {
+		return false
+	}
+	return !slices.ContainsFunc(o.all, func(other backup.Snapshot) bool {
+		src, ok := other.Source(name)
+		return ok && src.Captured && o.takesPart(other) && o.newer(other, s)
+	})
 }

@@ -128,11 +128,53 @@ func pinDatabase(ctx context.Context, d *dir, name string, patience time.Duratio
 	})
 }
 
+// errNotDatabase: a file is empty, cut short or something else, and is not to
+// be opened as a database: SQLite would take it for a new one, and delete its
+// WAL, which may hold all that was ever committed.
+var errNotDatabase = errors.New("not a SQLite database")
+
+// checkLive refuses to have SQLite open what is no database.
+func checkLive(d *dir, name string) error {
+	f, info, err := d.open(name)
+	if err != nil {
+		return err
+	}
+	problems, ok := checkHeader(f, info.size)
+	if err := f.Close(); err != nil {
+		return err
+	}
+	if !ok {
+		return fmt.Errorf("%w: %w", errNotDatabase, joinProblems(problems))
+	}
+	return nil
+}
+
+// keepWAL has a connection leave a WAL that there is as it is when it is
+// closed. By default SQLite folds it into the database, which may be damaged,
+// and in any case is not ours to change. A WAL that there is not must be
+// removed again.
+func keepWAL(c *conn, d *dir, name string) error {
+	hasWAL, err := d.exists(name + "-wal")
+	if err == nil && hasWAL {
+		_, err = c.Config(sqlite3.DBCONFIG_NO_CKPT_ON_CLOSE, true)
+	}
+	return err
+}
+
+// isDamage reports whether an error says that a database is damaged, as
+// opposed to not to be had at the moment.
+func isDamage(err error) bool {
+	return errors.Is(err, errNotDatabase) || errors.Is(err, sqlite3.CORRUPT) || errors.Is(err, sqlite3.NOTADB)
+}
+
 // openLive opens the service's own database for reading. It asks to write
 // all the same, as SQLite must roll back a hot journal before anything can
 // be read, and make the WAL's index; where that is not permitted, it reads
 // as best it can.
 func openLive(ctx context.Context, d *dir, name string, patience time.Duration) (*conn, error) {
+	if err := checkLive(d, name); err != nil {
+		return nil, err
+	}
 	c, err := openConn(ctx, d, name, sqlite3.OPEN_READWRITE)
 	if errors.Is(err, sqlite3.CANTOPEN) {
 		if ro, roErr := openConn(ctx, d, name, sqlite3.OPEN_READONLY); roErr == nil {
@@ -143,6 +185,9 @@ func openLive(ctx context.Context, d *dir, name string, patience time.Duration) 
 		return nil, err
 	}
 	err = guard(func() error {
+		if err := keepWAL(c, d, name); err != nil {
+			return err
+		}
 		if err := c.BusyHandler(waitBusy(patience)); err != nil {
 			return err
 		}
@@ -331,17 +376,17 @@ func integrityCheck(c *conn, level Level) ([]string, error) {
 
 // probeRunning returns ErrServiceRunning if anybody is seen to have the
 // database open: a connection in WAL mode that has read anything, or one
-// within a transaction. It leaves the database and its WAL as they are: a
-// WAL that there is must not be folded into a database that may be damaged,
-// and one that there is not must not be left behind.
+// within a transaction. It leaves the database and its WAL as they are.
 func probeRunning(ctx context.Context, d *dir, name string) error {
+	if checkLive(d, name) != nil {
+		return ctx.Err() // there is nothing to have open
+	}
 	c, err := openConn(ctx, d, name, sqlite3.OPEN_READWRITE)
 	if err != nil {
 		return ctx.Err() // what cannot be opened is not what tells us
 	}
-	hasWAL, existsErr := d.exists(name + "-wal")
 	err = guard(func() error {
-		if _, err := c.Config(sqlite3.DBCONFIG_NO_CKPT_ON_CLOSE, hasWAL || existsErr != nil); err != nil {
+		if err := keepWAL(c, d, name); err != nil {
 			return err
 		}
 		return c.Exec("PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE")

@@ -193,7 +193,7 @@ func (r *restorer) stageSwap(ctx context.Context, sw *swap) error {
 			continue
 		}
 		to := sw.staged(rawString(e.name))
-		if err := errors.Join(sw.dir.setAttributes(to, e.perm(), e.MTime), sw.dir.syncDir(to)); err != nil {
+		if err := errors.Join(sw.dir.syncDir(to), sw.dir.setAttributes(to, e.perm(), e.MTime)); err != nil {
 			return err
 		}
 	}
@@ -212,8 +212,12 @@ func (r *restorer) prepare(sw *swap) (err error) {
 			}
 		}
 	}
-	if free, ok := sw.dir.free(); ok && free < r.bytes {
-		return fmt.Errorf("%w in %s: %d bytes are needed, %d are free", ErrNoSpace, sw.Root, r.bytes, free)
+	var need int64
+	for _, e := range sw.entries {
+		need += e.Size
+	}
+	if free, ok := sw.dir.free(); ok && free < need {
+		return fmt.Errorf("%w in %s: %d bytes are needed, %d are free", ErrNoSpace, sw.Root, need, free)
 	}
 	for _, name := range []string{"", "new", "old"} {
 		if err := sw.dir.mkdir(path.Join(sw.Staging, name)); err != nil {

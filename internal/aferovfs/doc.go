@@ -14,9 +14,8 @@
 // those of the checkpoint on close and of ROLLBACK, and integrity_check
 // describes a page that could not be read as if it were damaged. Unregister
 // returns the first failure of any open file, whether or not SQLite told of it
-// or recovered from it.
-// It refuses while a file is open, since go-sqlite3 panics when a connection
-// needs a VFS that is gone.
+// or recovered from it. It refuses while a file is open, since go-sqlite3
+// panics when a connection needs a VFS that is gone.
 //
 // # Promises
 //
@@ -45,8 +44,11 @@
 //   - There is no shared memory for the index of a write-ahead log. Set
 //     locking_mode=EXCLUSIVE before the first access to a database in WAL mode,
 //     for instance as the first _pragma of its URI (others, like cache_size,
-//     read the database); without it, the access fails with CANTOPEN. Such a database opened with mode=ro is read
-//     with its log and without a change to any file.
-//   - A path longer than 1015 bytes makes go-sqlite3 fail or, beyond 1023,
+//     read the database); without it, the access fails with CANTOPEN. Such a
+//     database opened with mode=ro is read with its log and without a change
+//     to any file.
+//   - A path longer than 1016 bytes makes go-sqlite3 fail or, beyond 1024,
 //     panic before this package sees it.
+//   - Memory is not bounded: a VACUUM or a large sort holds its temporary file
+//     there as a whole. Copies and integrity checks need none.
 package aferovfs

@@ -17,10 +17,10 @@ import (
 	"github.com/spf13/afero"
 )
 
-// Register serves the files of fsys. Names in URIs are made absolute from the
-// root of fsys, and cleaned; symbolic links are not resolved, and one in the
-// place of a database or of a sidecar is refused. Journals and logs live
-// beside their databases.
+// Register serves the files of fsys. Names in URIs are cleaned and else left
+// to fsys, which may tell "a" and "/a" apart; symbolic links are not resolved,
+// and one in the place of a database or of a sidecar is refused. Journals and
+// logs live beside their databases.
 //
 // Call unregister once every connection is closed; see the package comment.
 func Register(fsys afero.Fs) (name string, unregister func() error) {
@@ -30,13 +30,17 @@ func Register(fsys afero.Fs) (name string, unregister func() error) {
 }
 
 // Open opens the database at path on fsys with the given flags. Closing the
-// connection is all that its user has to do.
+// connection is all that its user has to do, and all that is heard of its
+// failures; see the package comment.
 func Open(fsys afero.Fs, path string, flags sqlite3.OpenFlag) (*sqlite3.Conn, error) {
 	v := &fsVFS{fs: fsys}
 	v.id = identity(fsys, v)
 	v.reg.once = true // SQLite closes a database after its sidecars, and then needs no VFS
 	name, unregister := v.reg.register(v)
-	u := url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path), RawQuery: url.Values{"vfs": {name}}.Encode()}
+	u := url.URL{
+		Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path),
+		RawQuery: url.Values{"vfs": {name}}.Encode(),
+	}
 	c, err := sqlite3.OpenFlags(u.String(), flags|sqlite3.OPEN_URI)
 	if err != nil {
 		return nil, errors.Join(err, unregister())
@@ -86,7 +90,7 @@ func (v *fsVFS) Open(name string, flags vfs.OpenFlag) (vfs.File, vfs.OpenFlag, e
 		return f, flags, nil
 	}
 
-	n := acquireNode(lockKey{v.id, name})
+	n := acquireNode(v.key(name))
 	n.create.Lock()
 	defer n.create.Unlock()
 	if err := f.open(); err != nil {
@@ -150,10 +154,7 @@ func (v *fsVFS) Access(name string, _ vfs.AccessFlag) (bool, error) {
 func (*fsVFS) FullPathname(name string) (string, error) {
 	// The path of a URI starts with a slash even if a volume follows.
 	if rest := strings.TrimLeft(name, `/\`); filepath.VolumeName(rest) != "" {
-		return filepath.Clean(rest), nil
-	}
-	if filepath.VolumeName(name) != "" {
-		return filepath.Clean(name), nil
+		name = rest
 	}
 	return filepath.Clean(name), nil
 }
@@ -164,7 +165,7 @@ func (*fsVFS) FullPathname(name string) (string, error) {
 func (v *fsVFS) fail(name string, err error, code sqlite3.ExtendedErrorCode) error {
 	v.reg.note(err)
 	if i := strings.LastIndexByte(name, '-'); i >= 0 {
-		setCause(lockKey{v.id, name[:i]}, err)
+		setCause(v.key(name[:i]), err)
 	}
 	return vfs.SystemError(err, code)
 }

@@ -1,6 +1,7 @@
 package aferovfs
 
 import (
+	"path/filepath"
 	"reflect"
 	"sync"
 
@@ -21,6 +22,13 @@ var lockTable struct {
 type lockKey struct {
 	fs   any // comparable
 	path string
+}
+
+// key returns the identity of the database name. For some file systems, "a"
+// and "/a" are one file; where they are two, it does no harm that the locks
+// of one hold for the other.
+func (v *fsVFS) key(name string) lockKey {
+	return lockKey{v.id, filepath.Clean(string(filepath.Separator) + name)}
 }
 
 // A lockNode is the state of the locks on one database file.
@@ -117,10 +125,7 @@ func (h *holder) raise(to vfs.LockLevel) error {
 		n.writer = h
 
 	case to == vfs.LOCK_EXCLUSIVE && h.level >= vfs.LOCK_SHARED:
-		if n.writer != nil && n.writer != h {
-			return sqlite3.BUSY
-		}
-		if n.shared > 1 {
+		if n.shared > 1 { // whoever is the writer holds SHARED, too
 			if n.writer == h {
 				// Let no new readers in, or the writer may wait for ever.
 				h.level = vfs.LOCK_PENDING

@@ -13,7 +13,7 @@ import (
 // happened to the files opened through it.
 type registration struct {
 	name string
-	once bool // unregister when the last file is closed
+	once bool // unregister as soon as no file is open
 
 	mu    sync.Mutex
 	open  int   // files

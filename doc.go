@@ -1,0 +1,293 @@
+// Package backup takes snapshots of a running service's state, proves that
+// they are good, puts them back, and thins old ones out. The state is what
+// the host names: live SQLite databases, files such as a JSON registry, and
+// directory trees such as a vector store. The host imports the package, or
+// an operator runs the command atobackup, which is built on it.
+//
+// A snapshot is one directory of plain files, named by the second at which
+// it was taken. Any tool can read it, copy it, or put it back, without this
+// package. It reads and checks the snapshots of the ATOCore service's Python
+// module too, and writes the keys that the module reads, so that both can
+// share one directory.
+//
+//	func backUp(ctx context.Context) error {
+//		store, err := backup.New(backup.Config{
+//			Dir: "/srv/backups",
+//			Sources: []backup.Source{
+//				{Name: "db", Kind: backup.Database, Path: "/srv/data/app.db"},
+//				{Name: "config", Kind: backup.File, Path: "/srv/config/registry.json", Optional: true},
+//				{Name: "chroma", Kind: backup.Tree, Path: "/srv/chroma", OnRequest: true},
+//			},
+//		})
+//		if err != nil {
+//			return err
+//		}
+//		if _, err := store.Recover(ctx); err != nil {
+//			return err // do not open the databases
+//		}
+//		// Here the service opens its databases and begins to work.
+//		snap, err := store.Create(ctx, nil)
+//		if err == nil && !snap.Validated {
+//			err = fmt.Errorf("snapshot %s: %v", snap.Stamp, snap.Problems)
+//		}
+//		return err
+//	}
+//
+// [Store.Recover] belongs at every start, before a database is opened.
+// [Store.Create] runs beside the service. [Store.Restore] is for when it is
+// stopped. [Store.Cleanup] deletes nothing unless it is told to. Options may
+// be nil everywhere, and their zero value is the safe choice. Hosts on a
+// driver other than ncruces/go-sqlite3 read "Other SQLite drivers" first.
+//
+// # Promises
+//
+// Create:
+//
+//   - A database is copied as of one instant, whatever is written meanwhile.
+//     In WAL mode no writer waits for it. The read transactions of the
+//     databases begin before the first page is copied. (Those with a DB,
+//     those in a Tree with Quiesce, and all but the first 64 in a Tree, wait
+//     for their turn.)
+//   - A database within a Tree is known by its header and copied in the same
+//     way, without its -wal, -shm and -journal.
+//   - Nothing is torn in silence: a file that changes or vanishes under the
+//     copy, and a database so damaged that its files were copied as they
+//     lay, is a [Problem].
+//   - The copy is read back and validated. One that fails is kept and
+//     returned with Validated false: it is no error, and takes no slot of a
+//     good one.
+//   - When Create returns nil, the snapshot survives a power cut. Until then
+//     it does not exist: its metadata are written last, and at once. What
+//     was written is removed when Create fails or is cancelled. What a
+//     killed one leaves is listed as incomplete and never restored.
+//   - [ErrNoSpace] comes before anything is written, where the file system
+//     tells how much is free.
+//
+// Validate:
+//
+//   - Not a byte of the snapshot changes, and no sidecar appears beside its
+//     databases. It may lie on a read-only medium.
+//   - A flipped bit in any file of a snapshot is found, at levels
+//     [ValidateFull] and [ValidateQuick], those in its metadata and manifest
+//     included. So are files that are missing and files that do not belong.
+//     (Snapshots of the Python module have no checksums; SQLite's checks and
+//     the recorded sizes are all there is.)
+//   - Damage is in the [Report], and is never an error.
+//
+// Restore:
+//
+//   - It is refused without confirmation ([ErrNotConfirmed]), if a database
+//     is seen to be open ([ErrServiceRunning]), and if the snapshot fails
+//     full validation ([ErrInvalidSnapshot]). Problems that were noted when
+//     the copy was taken, and no others, may be accepted by name.
+//   - A safety snapshot of all that is about to be replaced comes first,
+//     unless it is declined. To restore that one is to undo the restore. A
+//     live database that is damaged does not stop it: its files are copied
+//     as they lie, sidecars included.
+//   - All sources are replaced or none, whatever fails and whenever the
+//     power goes. After a crash, [Store.Recover] finishes or undoes what was
+//     begun; until then, every operation that changes anything answers
+//     [ErrRecoveryPending]. Recover may be interrupted and called again.
+//   - A -wal, -shm or -journal of the old database never meets the new one.
+//     The old files move together.
+//   - What is in place in the end is read back: its checksums, and
+//     integrity_check of every database.
+//   - Where bytes go is decided by [Config], never by a snapshot. A source
+//     that the snapshot has not captured is left alone.
+//   - A Tree's own directory stays, as do mount points in it: only what they
+//     hold is exchanged. A File or Database that is itself a mount point, as
+//     a bind mount in a container is, is overwritten in place, and can be
+//     recovered too.
+//
+// Cleanup:
+//
+//   - It is a dry run unless confirmed, and gives the reasons of every
+//     decision.
+//   - The newest good snapshot is never deleted, nor the newest good one of
+//     each source, nor the newest [Retention].MinKeep, nor one that is
+//     pinned, in use, dated in the future, or could not be read, nor a
+//     safety snapshot younger than 7 days. (Those take no slot of others.)
+//   - An unfinished or invalid snapshot takes no slot of a good one, and goes
+//     only when a newer one is good.
+//   - What is not named like a snapshot is reported and never touched.
+//   - A deletion removes the metadata first: what a crash leaves never looks
+//     whole.
+//
+// All of them:
+//
+//   - Methods may run side by side, in goroutines and in processes of one
+//     machine. Waiting for a lock ends with the context.
+//   - A stamp is checked before it becomes part of a path. Metadata and
+//     manifests are capped in size and refused unless they are, byte for
+//     byte, what this package writes. No symbolic link is followed out of a
+//     snapshot or a tree; pipes and devices are never opened.
+//   - A malformed database does not take the host down, and does not keep it
+//     past the end of the context.
+//   - Memory is bounded by the number of files, not by their bytes.
+//   - Errors name paths and codes, and never quote files. (What SQLite finds
+//     names tables and indexes.) They match the variables and the [Code]
+//     constants of this package, and what the file system said, through
+//     [errors.Is] and [errors.As].
+//
+// # Not promised
+//
+//   - Two databases are not of exactly one instant: their read transactions
+//     begin one after the other. Files and trees are copied later still.
+//   - The files of a Tree are not of one instant with one another, unless
+//     its [Source].Quiesce holds the writers off.
+//   - In rollback mode (any journal_mode but WAL) a writer cannot commit
+//     while its database is copied. It waits as long as its own busy timeout
+//     says.
+//   - The live database is opened as any client would open it. If the
+//     service is stopped, that may roll back a hot journal. A WAL that was
+//     left behind is read, and stays.
+//   - [ErrServiceRunning] sees a connection in WAL mode once it has read
+//     anything, and any connection within a transaction. It does not see an
+//     idle connection in rollback mode, nor a program that has files of a
+//     tree open. Stop the service.
+//   - The locks are advisory, and of one machine. Do not share a Dir between
+//     machines; what NFS does with locks and renames is not known here.
+//   - Renames are taken to be atomic, and a successful fsync to be true.
+//     Windows cannot sync directories: there a power cut may undo what was
+//     reported as done.
+//   - To restore a safety snapshot does not remove what the restore brought
+//     where nothing had been.
+//   - Owners, access control lists, extended attributes, hard links, holes
+//     in files, and setuid, setgid and sticky bits are not recorded. What is
+//     restored belongs to the owner of the file, or of the tree's directory,
+//     that was there; if none was, to that of the directory it is put in.
+//     That takes a process that may say so.
+//   - Snapshots are neither compressed nor encrypted, each is whole, and
+//     nothing is copied off the machine: see docs/runbook.md for how.
+//
+// # Layout of a snapshot
+//
+//	Dir/lock                           advisory locks; never removed
+//	Dir/restore-journal.json           while a restore is pending
+//	Dir/snapshots/20260406T180000Z/
+//	    db/app.db                      a Database source named "db"
+//	    config/registry.json           a File source named "config"
+//	    chroma/…                       a Tree source named "chroma"
+//	    manifest.jsonl                 one line for each of the above
+//	    backup-metadata.json           written last
+//
+// A stamp is a second of UTC. If it is taken, the next one that is free
+// names the snapshot, and created_at keeps the true time. A source's name is
+// its directory; a Database or File keeps its base name. What this package
+// makes has mode 0700 or 0600; what is in a tree has the modes it had there,
+// and its owner may always read and write it.
+//
+// backup-metadata.json is one JSON object, as [encoding/json.MarshalIndent]
+// writes it with an indent of two spaces: with the keys below, in this order,
+// and with <, > and & in strings escaped.
+//
+//	format            "atocore-backup/1"
+//	stamp             the directory's name
+//	origin            "manual", "scheduled" or "pre_restore"
+//	pinned            kept by Cleanup, whatever the retention says
+//	labels            the host's, sorted; absent if there are none
+//	level             of the validation when it was taken
+//	sources           of each: name, kind, captured, path, files, bytes, and
+//	                  skipped: the sockets, pipes and devices, if any
+//	files, bytes      sums over the sources
+//	problems          of each: code, and source, path, detail unless empty
+//	manifest_sha256   of manifest.jsonl, in lower-case hexadecimal
+//	manifest_bytes    its size
+//	posix_names       see below
+//
+// Then come the keys of the Python module. Its paths are absolute and no more
+// than hints: the directory may have been moved since.
+//
+//	created_at                when it was taken, RFC 3339
+//	backup_root               the snapshot's directory
+//	db_snapshot_path          of the first Database
+//	db_size_bytes             its size
+//	registry_snapshot_path    of the File named "config", or ""
+//	chroma_snapshot_path      of the Tree named "chroma", or ""
+//	chroma_snapshot_bytes     its size, summed
+//	chroma_snapshot_files     the number of its files
+//	chroma_snapshot_included  whether it was captured
+//	vector_store_note         how it was
+//	validated                 true if and only if there are no problems
+//	validation_errors         their codes; absent if there are none
+//
+// The object ends with a comma, a line feed, two spaces and
+//
+//	"checksum": "…"
+//	}
+//
+// and a line feed. The checksum is the SHA-256 of all bytes before that
+// comma. Objects that say the same in other bytes, have other keys, or are
+// larger than 1 MiB are refused. A file with none of the keys format, stamp,
+// sources, manifest_sha256 and checksum is taken for the Python module's, if
+// there is no manifest beside it.
+//
+// manifest.jsonl has a line for each directory, file and link of the sources,
+// sorted by the bytes of their paths, each ended by a line feed:
+//
+//	{"path":"chroma","type":"dir","mode":"0755","mtime":"2026-04-06T17:59:58.25Z"}
+//	{"path":"chroma/current","type":"link","target":"v1"}
+//	{"path":"db/app.db","type":"db","mode":"0644","mtime":"2026-04-06T17:59:59Z","size":8192,"sha256":"c65a…5716"}
+//
+// A line is one object as [encoding/json.Marshal] writes it, with its keys in
+// this order, and at most 64 KiB long; the file is at most 512 MiB. Type is
+// "dir", "file", "link", "db" for a database that was copied hot, or "raw"
+// for one whose files were copied as they lay. Mode has the permission bits
+// in octal; mode and mtime are the source's. What is zero or empty is absent.
+// A path or target that is not UTF-8 is {"base64":"…"}.
+//
+// Names with a backslash, and names that are alike but for case, are other
+// names, or one name, on other systems. If there are any, posix_names is
+// true. Where it is false, a manifest with such names is refused.
+//
+// # Other SQLite drivers
+//
+// POSIX locks belong to a process, and closing any handle on a file drops
+// all of them: see "POSIX advisory locks" in
+// https://sqlite.org/howtocorrupt.html. If the host has a database open
+// through mattn/go-sqlite3 or modernc.org/sqlite, which use such locks, then
+// to open and close the file beside it in the same process would unlock it,
+// and committed rows would be lost. (ncruces/go-sqlite3, which this package
+// uses, takes locks on Linux and macOS that do not interfere: a host on that
+// driver has nothing to do. Nor has one whose service is another process.)
+//
+// Such a host sets [Source].DB to its own [database/sql.DB]. Create then has
+// the host's driver write the copy, by VACUUM INTO, and does not open the
+// file. The copy is a database with the same content, not the same pages; in
+// tables without an INTEGER PRIMARY KEY, VACUUM may change the rowids. A
+// database in a Tree is named as a source of its own, with its DB: the Tree
+// leaves it out.
+//
+// On Linux, Create answers [ErrForeignDriver] for a database without DB on
+// which this process has POSIX locks, or which it has open while such a
+// driver is linked in. On other systems nothing is seen of that.
+//
+// Restore opens the files itself, first of all to see whether they are in
+// use: close the DB before you call it, and open it again after.
+//
+// This package does not import go-sqlite3/driver, and so leaves the name
+// "sqlite3" in database/sql to the host.
+//
+// # File systems
+//
+// With [Config].Fs nil, an afero.OsFs, or an afero.BasePathFs over one, the
+// package works on the operating system: through [os.Root], so that a link
+// swapped in while it works leads nowhere, and with SQLite's own locks.
+//
+// Any other [afero.Fs] serves as well, such as afero.MemMapFs in tests. Then
+// locks hold within this process alone, among stores that have the same Fs
+// value. Databases on it are opened through [OpenDB], by the host too, and
+// those in WAL mode by one connection at a time, Create's included. Its
+// Rename has to be atomic and its Sync to be true. Symbolic links need an
+// afero.Symlinker; a method Free(path string) (int64, error), if there is
+// one, tells the free space. Do not wrap the operating system's file system
+// in anything but a BasePathFs where a service is running: the locks of
+// other processes are not seen through a wrapper.
+//
+// # Restoring by hand
+//
+// Stop the service; move the database aside together with its -wal, -shm and
+// -journal; copy the one in the snapshot to its place. README.md has the
+// commands, and how to check a manifest with jq and sha256sum;
+// docs/runbook.md has the rest.
+package backup
