@@ -331,13 +331,17 @@ func (f *fixture) try(t *testing.T, faults ...crashfs.Fault) (*crashfs.FS, error
 func TestPowerCuts(t *testing.T) {
 	for _, sc := range scenarios {
 		t.Run(sc.name, func(t *testing.T) {
+			t.Parallel()
 			f := sc.fixture(t)
 			cuts, states, tried := 0, 0, 0
 			for n := range cutPoints(f.ops) {
+				if !sampled(n, 3) {
+					continue
+				}
 				fsys, done := f.try(t, crashfs.CutAt(n))
 				cuts++
 				for label, left := range fsys.CrashStates(8) {
-					if states++; !sampled(states, 11) {
+					if states++; !sampled(states, 13) {
 						continue
 					}
 					tried++
@@ -390,12 +394,13 @@ func explain(t *testing.T, ops []crashfs.Op, n int) {
 func TestFaults(t *testing.T) {
 	for _, sc := range scenarios {
 		t.Run(sc.name, func(t *testing.T) {
+			t.Parallel()
 			f := sc.fixture(t)
 			faults := 0
 			for _, op := range f.ops {
 				for i, fault := range op.Faults() {
 					for _, repeat := range []crashfs.Repeat{crashfs.Once, crashfs.SameKind, crashfs.Forever} {
-						if faults++; !sampled(faults+i, 23) {
+						if faults++; !sampled(faults+i, 47) {
 							continue
 						}
 						fault.Repeat = repeat
@@ -435,15 +440,16 @@ func TestPowerCutsDuringRecover(t *testing.T) {
 			continue
 		}
 		t.Run(sc.name, func(t *testing.T) {
+			t.Parallel()
 			f := sc.fixture(t)
 			states := 0
 			for n := range cutPoints(f.ops) {
-				if !sampled(n, 29) {
+				if !sampled(n, 41) {
 					continue
 				}
 				fsys, done := f.try(t, crashfs.CutAt(n))
 				for label, left := range fsys.CrashStates(0) {
-					states += f.cutRecover(t, fmt.Sprintf("cut before #%d, %s", n, label), left, done)
+					states += f.cutRecover(t, fmt.Sprintf("cut before #%d, %s", n, label), n, left, done)
 					if t.Failed() {
 						explain(t, f.ops, n)
 					}
@@ -454,9 +460,10 @@ func TestPowerCutsDuringRecover(t *testing.T) {
 	}
 }
 
-// cutRecover lets Recover loose on what a crash left, and cuts it short at
-// every operation.
-func (f *fixture) cutRecover(t *testing.T, label string, left *crashfs.FS, done error) (states int) {
+// cutRecover lets Recover loose on what a crash before operation cut left,
+// and cuts it short at every fifth operation, other ones for other cuts: all
+// of them would be millions of states.
+func (f *fixture) cutRecover(t *testing.T, label string, cut int, left *crashfs.FS, done error) (states int) {
 	t.Helper()
 	recover := func(faults ...crashfs.Fault) *crashfs.FS {
 		fsys := left.Clone()
@@ -465,7 +472,7 @@ func (f *fixture) cutRecover(t *testing.T, label string, left *crashfs.FS, done 
 		return fsys
 	}
 	for n := range cutPoints(recover().Log()) {
-		if !sampled(n, 5) {
+		if (n+cut)%5 != 0 {
 			continue
 		}
 		for label2, left2 := range recover(crashfs.CutAt(n)).CrashStates(0) {
