@@ -22,11 +22,11 @@ func OpenDB(fsys afero.Fs, path string) (*sqlite3.Conn, error) {
 	const flags = sqlite3.OPEN_READWRITE | sqlite3.OPEN_CREATE
 	native, ok := nativePath(fsys, path)
 	if !ok {
-		return aferovfs.Open(fsys, path, flags)
+		return openGuarded(func() (*sqlite3.Conn, error) { return aferovfs.Open(fsys, path, flags) })
 	}
 	uri, err := nativeURI(native)
 	if err != nil {
 		return nil, err
 	}
-	return sqlite3.OpenFlags(uri, flags|sqlite3.OPEN_URI)
+	return openGuarded(func() (*sqlite3.Conn, error) { return sqlite3.OpenFlags(uri, flags|sqlite3.OPEN_URI) })
 }

@@ -50,6 +50,16 @@ func guard(fn func() error) (err error) {
 	return fn()
 }
 
+// openGuarded opens a connection; a path that is too long makes the driver
+// panic, too.
+func openGuarded(open func() (*sqlite3.Conn, error)) (c *sqlite3.Conn, err error) {
+	err = guard(func() error {
+		c, err = open()
+		return err
+	})
+	return c, err
+}
+
 // openConn opens the database name of d: on the operating system's file
 // system with SQLite's own locks and shared memory, elsewhere without.
 func openConn(ctx context.Context, d *dir, name string, flags sqlite3.OpenFlag) (*conn, error) {
@@ -85,13 +95,10 @@ func openCopy(ctx context.Context, r io.ReaderAt, size int64) (*conn, error) {
 }
 
 func openURI(ctx context.Context, uri string, flags sqlite3.OpenFlag, release func() error) (*conn, error) {
-	var c *sqlite3.Conn
-	err := guard(func() (err error) {
-		c, err = sqlite3.OpenFlags(uri, flags|sqlite3.OPEN_URI)
-		return err
-	})
+	c, err := openGuarded(func() (*sqlite3.Conn, error) { return sqlite3.OpenFlags(uri, flags|sqlite3.OPEN_URI) })
 	if err != nil {
-		return nil, errors.Join(err, release())
+		_ = release() // which says the same again
+		return nil, err
 	}
 	c.SetInterrupt(ctx)
 	return &conn{c, release}, nil
@@ -242,7 +249,11 @@ const backupBatch = 4 << 20
 // makes it start again. What is written is not yet synced.
 func (p *pin) copyTo(ctx context.Context, dst afero.File, moved func(n int64)) (err error) {
 	vfsName, release := aferovfs.RegisterWriter(ctx, dst)
-	defer func() { err = errors.Join(err, release()) }()
+	defer func() {
+		if releaseErr := release(); err == nil {
+			err = releaseErr // else the same again
+		}
+	}()
 	// A failed copy is thrown away: it needs no journal.
 	uri := fileURI(aferovfs.DB, url.Values{"vfs": {vfsName}, "_pragma": {"journal_mode(off)", "synchronous(off)"}})
 	return guard(func() (err error) {
@@ -272,39 +283,44 @@ func (p *pin) copyTo(ctx context.Context, dst afero.File, moved func(n int64)) (
 
 // checkCopy runs SQLite's checks, and the host's, on a finished copy. It
 // returns what they found; the error is for a check that was cut short.
-func checkCopy(ctx context.Context, r io.ReaderAt, size int64, level Level, hostCheck func(context.Context, *sqlite3.Conn) error) (problems []Problem, err error) {
-	if problem, ok := checkHeader(r, size); !ok || level == ValidateStructure {
-		return problem, nil
+func checkCopy(ctx context.Context, r io.ReaderAt, size int64, level Level, hostCheck func(context.Context, *sqlite3.Conn) error) ([]Problem, error) {
+	if problems, ok := checkHeader(r, size); !ok || level == ValidateStructure {
+		return problems, nil
 	}
 	c, err := openCopy(ctx, r, size)
 	if err != nil {
-		return problemOf(ctx, "open", err)
+		return problemOf("open", err), ctx.Err()
 	}
-	err = guard(func() error {
-		rows, err := integrityCheck(c, level)
-		if err != nil {
-			problems, err = problemOf(ctx, "integrity check", err)
-			return err
-		}
-		for _, row := range rows {
-			problems = append(problems, Problem{Code: CodeDatabaseCorrupt, Detail: row})
-		}
-		if hostCheck == nil || len(problems) > 0 {
-			return nil
-		}
-		if err := hostCheck(ctx, c.Conn); err != nil && ctx.Err() == nil {
+	var problems []Problem
+	err = guard(func() (err error) {
+		problems, err = runChecks(ctx, c, level, hostCheck)
+		return err
+	})
+	if err != nil {
+		problems = problemOf("check", err)
+	}
+	// SQLite describes a page that could not be read as if it were damaged.
+	if err := c.Close(); err != nil {
+		problems = []Problem{{Code: CodeUnreadable, Detail: err.Error()}}
+	}
+	return problems, ctx.Err()
+}
+
+func runChecks(ctx context.Context, c *conn, level Level, hostCheck func(context.Context, *sqlite3.Conn) error) ([]Problem, error) {
+	rows, err := integrityCheck(c, level)
+	if err != nil {
+		return nil, err
+	}
+	var problems []Problem
+	for _, row := range rows {
+		problems = append(problems, Problem{Code: CodeDatabaseCorrupt, Detail: row})
+	}
+	if hostCheck != nil && len(problems) == 0 && ctx.Err() == nil {
+		if err := hostCheck(ctx, c.Conn); err != nil {
 			problems = append(problems, Problem{Code: CodeCheckFailed, Detail: err.Error()})
 		}
-		return ctx.Err()
-	})
-	closeErr := c.Close()
-	if err == nil && closeErr != nil {
-		problems = append(problems, Problem{Code: CodeCheckFailed, Detail: closeErr.Error()})
 	}
-	if err != nil && ctx.Err() == nil { // a panic
-		return append(problems, Problem{Code: CodeCheckFailed, Detail: err.Error()}), nil
-	}
-	return problems, err
+	return problems, nil
 }
 
 // checkHeader finds what SQLite lets pass: to it an empty file is a sound,
@@ -330,11 +346,8 @@ func startsDatabase(r io.ReaderAt) (bool, error) {
 	return bytes.Equal(header, sqliteHeader), err
 }
 
-// problemOf tells damage from a check that did not come to its end.
-func problemOf(ctx context.Context, op string, err error) ([]Problem, error) {
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
-	}
+// problemOf tells damage from a check that could not be run.
+func problemOf(op string, err error) []Problem {
 	p := Problem{Code: CodeCheckFailed, Detail: op + ": " + err.Error()}
 	switch {
 	case errors.Is(err, sqlite3.CORRUPT), errors.Is(err, sqlite3.NOTADB):
@@ -342,7 +355,7 @@ func problemOf(ctx context.Context, op string, err error) ([]Problem, error) {
 	case errors.Is(err, sqlite3.IOERR):
 		p.Code = CodeUnreadable
 	}
-	return []Problem{p}, nil
+	return []Problem{p}
 }
 
 // integrityCheck returns the rows of SQLite's check that are not "ok". See
