@@ -122,7 +122,7 @@ func (t *target) hasSidecars() bool {
 // scan sums up a tree and finds its databases.
 func (t *target) scan(ctx context.Context, held heldFiles) error {
 	return t.dir.walk(ctx, t.name, func(name string, fi fileInfo) error {
-		if t.layout.isHole(name) {
+		if t.layout.isHole(name) || fi.isStore(t.layout.store) {
 			return skip(fi)
 		}
 		t.bytes += fi.size
@@ -137,7 +137,7 @@ func (t *target) scan(ctx context.Context, held heldFiles) error {
 			t.databases = append(t.databases, name)
 		}
 		return ignoreNotExist(err)
-	})
+	}, func(string) {})
 }
 
 // bytes is what the targets will take, about.

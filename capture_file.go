@@ -52,7 +52,7 @@ func (c *capture) copyTree(ctx context.Context, t *target) error {
 	err := t.dir.walk(ctx, ".", func(name string, fi fileInfo) error {
 		to := path.Join(t.Name, name)
 		switch {
-		case t.layout.isHole(name):
+		case t.layout.isHole(name) || fi.isStore(t.layout.store):
 			return skip(fi)
 		case fi.isDir():
 			err := c.makeDir(to, fi)
@@ -72,6 +72,8 @@ func (c *capture) copyTree(ctx context.Context, t *target) error {
 		isDB, err := c.copyTreeFile(ctx, t, name, fi)
 		hot[name] = isDB
 		return err
+	}, func(name string) {
+		c.note(CodeFileVanished, t, path.Join(t.Name, name), "removed or renamed while the tree was copied")
 	})
 	if err != nil {
 		return err

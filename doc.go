@@ -230,7 +230,7 @@
 //	{"path":"db/app.db","type":"db","mode":"0644","mtime":"2026-04-06T17:59:59Z","size":8192,"sha256":"c65a…5716"}
 //
 // A line is one object as [encoding/json.Marshal] writes it, with its keys in
-// this order, and at most 64 KiB long; the file is at most 512 MiB. Type is
+// this order, and less than 1 MiB long; the file is at most 512 MiB. Type is
 // "dir", "file", "link", "db" for a database that was copied hot, or "raw"
 // for one whose files were copied as they lay. Mode has the permission bits
 // in octal; mode and mtime are the source's. What is zero or empty is absent.

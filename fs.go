@@ -407,18 +407,22 @@ func (d *dir) free() (int64, bool) {
 	return 0, false
 }
 
+// A walkFunc is called for what a walk comes upon.
+type walkFunc func(name string, fi fileInfo) error
+
 // walk calls fn for name and, if it is a directory, for all that is below
 // it: parents before children, sorted. If fn returns [fs.SkipDir] for a
-// directory, what is in it is passed over.
-func (d *dir) walk(ctx context.Context, name string, fn func(name string, fi fileInfo) error) error {
+// directory, what is in it is passed over. A directory below name that has
+// vanished by the time that it is read is told to gone, after fn.
+func (d *dir) walk(ctx context.Context, name string, fn walkFunc, gone func(name string)) error {
 	fi, err := d.lstat(name)
 	if err != nil {
 		return err
 	}
-	return d.walkFrom(ctx, name, fi, fn)
+	return d.walkFrom(ctx, name, fi, fn, gone)
 }
 
-func (d *dir) walkFrom(ctx context.Context, name string, fi fileInfo, fn func(string, fileInfo) error) error {
+func (d *dir) walkFrom(ctx context.Context, name string, fi fileInfo, fn walkFunc, gone func(name string)) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -430,11 +434,15 @@ func (d *dir) walkFrom(ctx context.Context, name string, fi fileInfo, fn func(st
 		return err
 	}
 	infos, err := d.readDir(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		gone(name)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	for _, fi := range infos {
-		if err := d.walkFrom(ctx, path.Join(name, fi.name), fi, fn); err != nil {
+		if err := d.walkFrom(ctx, path.Join(name, fi.name), fi, fn, gone); err != nil {
 			return err
 		}
 	}

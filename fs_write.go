@@ -22,7 +22,7 @@ func (d *dir) removeAll(name string) error {
 			return d.fs.Chmod(d.path(name), 0o700) // or it could not be emptied
 		}
 		return nil
-	})
+	}, func(string) {})
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -142,7 +142,7 @@ func (d *dir) inventory(snap *Snapshot) (manifest, error) {
 			}
 			m = append(m, e)
 			return nil
-		})
+		}, func(string) {})
 		if errors.Is(err, fs.ErrNotExist) {
 			e := entry{Path: rawString(src.Path), Type: sourceTypes[src.Kind], Size: src.Bytes}
 			m, err = append(m, e), nil

@@ -22,7 +22,7 @@ const (
 	metadataName = "backup-metadata.json"
 
 	maxManifestBytes = 512 << 20 // some two million entries
-	maxManifestLine  = 64 << 10
+	maxManifestLine  = 1 << 20   // a path, and what it may point to
 )
 
 // An entryType says what an entry of a snapshot is.
@@ -126,6 +126,9 @@ func (m manifest) write(w io.Writer) error {
 		line, err := json.Marshal(&m[i])
 		if err != nil {
 			return err
+		}
+		if len(line) >= maxManifestLine {
+			return fmt.Errorf("%.100q…: a path of %d bytes is too long", m[i].Path, len(m[i].Path))
 		}
 		buf.Write(line) // its error stays and comes back from Flush
 		buf.WriteByte('\n')

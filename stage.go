@@ -145,7 +145,10 @@ func (r *restorer) planTree(src *Source, staging string) ([]*swap, error) {
 		for byDir[owner] == nil {
 			owner = path.Dir(owner)
 		}
-		byDir[owner].add(e, strings.TrimPrefix(strings.TrimPrefix(name, owner), "/"))
+		if owner != "." {
+			name = strings.TrimPrefix(name, owner+"/")
+		}
+		byDir[owner].add(e, name)
 	}
 	return swaps, nil
 }
@@ -155,8 +158,22 @@ func (r *restorer) addOld(sw *swap, name string, layout *treeLayout) error {
 	if err := sw.open(r.cfg.Fs); err != nil || sw.dir == nil {
 		return err
 	}
+	own, err := r.root.lstat(".")
+	if err != nil {
+		return err
+	}
+	here, err := sw.dir.lstat(".")
+	if err != nil {
+		return err
+	}
+	if here.isStore(own) {
+		return fmt.Errorf("%s is the store itself by another name: keep it out of the tree", sw.Root)
+	}
 	found, err := sw.dir.readDir(".")
 	for _, fi := range found {
+		if fi.isStore(own) {
+			return fmt.Errorf("%s is the store itself by another name: keep it out of the tree", sw.dir.full(fi.name))
+		}
 		child := path.Join(name, fi.name)
 		if !layout.isHole(child) && !slices.Contains(layout.fixed, child) {
 			sw.Old = append(sw.Old, rawString(fi.name))

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/spf13/afero"
 )
 
 // A treeLayout says what in a tree is not the tree's to capture or to move.
@@ -15,6 +17,8 @@ type treeLayout struct {
 	holes     []string
 	databases []string // those holes that are Databases
 
+	store fileInfo // the store's directory, if there is one
+
 	// fixed are the directories that a restore leaves where they are, the
 	// tree's own, ".", first: what leads to holes, mount points, and what
 	// leads to those. Sorted.
@@ -24,8 +28,9 @@ type treeLayout struct {
 // holes returns the layout of a tree as far as capture needs it.
 func (s *Store) holes(src *Source) *treeLayout {
 	l := &treeLayout{}
+	root := realPath(s.cfg.Fs, src.Path)
 	add := func(p string) (string, bool) {
-		rel, err := filepath.Rel(src.Path, p)
+		rel, err := filepath.Rel(root, realPath(s.cfg.Fs, p))
 		if err != nil || !filepath.IsLocal(rel) || rel == "." {
 			return "", false
 		}
@@ -33,6 +38,10 @@ func (s *Store) holes(src *Source) *treeLayout {
 		return filepath.ToSlash(rel), true
 	}
 	add(s.cfg.Dir)
+	if d, err := openDir(s.cfg.Fs, s.cfg.Dir); err == nil {
+		l.store, _ = d.lstat(".") // one that is not to be had is not to be met with
+		d.close()
+	}
 	for _, other := range s.cfg.Sources {
 		if other.Name == src.Name {
 			continue
@@ -42,6 +51,31 @@ func (s *Store) holes(src *Source) *treeLayout {
 		}
 	}
 	return l
+}
+
+// realPath returns p without symbolic links, as far as it exists. Elsewhere
+// than on the operating system's file system it is p.
+func realPath(fsys afero.Fs, p string) string {
+	native, ok := nativePath(fsys, p)
+	if !ok {
+		return p
+	}
+	rest := ""
+	for dir := native; ; dir = filepath.Dir(dir) {
+		if real, err := filepath.EvalSymlinks(dir); err == nil {
+			return filepath.Join(real, rest)
+		}
+		if dir == filepath.Dir(dir) {
+			return native
+		}
+		rest = filepath.Join(filepath.Base(dir), rest)
+	}
+}
+
+// isStore reports whether a directory is the store's, whose lstat is own, by
+// whatever name.
+func (fi fileInfo) isStore(own fileInfo) bool {
+	return fi.isDir() && fi.sys != nil && fi.sameFile(own)
 }
 
 // treeLayout returns the layout of a tree for a restore.
