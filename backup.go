@@ -95,8 +95,8 @@ type Source struct {
 type Progress struct {
 	Op     string // "create", "validate" or "restore"
 	Source string
-	Done   int64 // bytes
-	Total  int64 // bytes, as far as known; Done never exceeds it
+	Done   int64 // bytes of this source; those that are read back count again
+	Total  int64 // bytes, as measured when the operation began
 }
 
 var kinds = []Kind{Database, File, Tree}
@@ -219,7 +219,7 @@ func (cfg *Config) normalize() error {
 				mistake("source %d, %q: its path and that of %q contain one another, and the outer one is no tree", i, src.Name, other.Name)
 			}
 		}
-		if cfg.Dir != "" && (within(src.Path, cfg.Dir) || src.Kind != Tree && within(cfg.Dir, src.Path)) {
+		if cfg.Dir != "" && src.Path != "" && (within(src.Path, cfg.Dir) || src.Kind != Tree && within(cfg.Dir, src.Path)) {
 			mistake("source %d, %q: its path lies in dir: keep what is backed up out of the backups", i, src.Name)
 		}
 	}
@@ -240,6 +240,7 @@ func (src *Source) mistakes(fsys afero.Fs) []error {
 	if src.Path == "" {
 		errs = append(errs, errors.New("its path is empty"))
 	} else if src.Path, err = absolute(fsys, src.Path); err != nil {
+		src.Path = "" // which clashes with nothing
 		errs = append(errs, err)
 	} else if base := filepath.Base(src.Path); src.Kind != Tree && !localName(base) {
 		errs = append(errs, fmt.Errorf("path %q is not that of a file", src.Path))
@@ -286,13 +287,18 @@ func absolute(fsys afero.Fs, p string) (string, error) {
 
 var sourceNamePattern = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$`)
 
+// See "Naming Files, Paths, and Namespaces" in Microsoft's documentation.
+var deviceNamePattern = regexp.MustCompile(`(?i)^(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?$`)
+
 // validateSourceName refuses names that are no name of a directory on some
 // operating system, or that the layout of a snapshot has taken.
 func validateSourceName(name string) error {
 	switch {
 	case !sourceNamePattern.MatchString(name) || strings.HasSuffix(name, ".") || !filepath.IsLocal(name):
 		return fmt.Errorf("name %q: want at most 100 letters, digits, '.', '_' or '-', not beginning with '.' or '-'", name)
-	case strings.EqualFold(name, manifestName), strings.EqualFold(name, metadataName):
+	case deviceNamePattern.MatchString(name):
+		return fmt.Errorf("name %q is that of a device on Windows", name)
+	case strings.EqualFold(name, manifestName), strings.HasPrefix(strings.ToLower(name), metadataName):
 		return fmt.Errorf("name %q is that of a file in every snapshot", name)
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -43,7 +44,7 @@ type capture struct {
 
 	entries  manifest
 	problems []Problem
-	done     map[string]int64 // bytes, by source, for Progress
+	meter    *meter
 }
 
 // locateSources finds the sources, and measures them. The caller closes what
@@ -62,6 +63,9 @@ func (c *capture) locateSources(ctx context.Context, sources []Source) error {
 			continue
 		}
 		if err != nil {
+			if !strings.Contains(err.Error(), t.Path) {
+				err = fmt.Errorf("%s: %w", t.Path, err)
+			}
 			return fmt.Errorf("source %q: %w", t.Name, err)
 		}
 	}
@@ -198,15 +202,15 @@ func (c *capture) pinTarget(ctx context.Context, t *target) error {
 	}
 	for _, name := range names {
 		p, err := pinDatabase(ctx, t.dir, name, c.cfg.BusyTimeout)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil && t.Kind == Database && !c.mayCopyRaw(err) {
-			return fmt.Errorf("%s: %w", t.dir.full(name), err)
-		}
 		if err == nil {
 			c.pins[t.dir.full(name)] = p
 			continue
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if t.Kind == Database && !c.mayCopyRaw(err) {
+			return fmt.Errorf("%s: %w", t.dir.full(name), err)
 		}
 		c.cfg.Logger.WarnContext(ctx, "database cannot be copied hot", "path", t.dir.full(name), "error", err)
 	}
@@ -248,10 +252,11 @@ func (c *capture) copyTarget(ctx context.Context, t *target) error {
 		return err
 	}
 	var err error
+	to := path.Join(t.Name, filepath.Base(t.Path)) // the host's name for it, also of a link
 	if t.Kind == Database {
-		err = c.copyDatabase(ctx, t, t.name, path.Join(t.Name, t.name))
+		err = c.copyDatabase(ctx, t, t.name, to)
 	} else {
-		err = c.copyFile(ctx, t, t.name, path.Join(t.Name, t.name), typeFile)
+		err = c.vanished(t, to, c.copyFile(ctx, t, t.name, to, typeFile))
 	}
 	return errors.Join(err, c.out.syncDir(t.Name))
 }
@@ -271,13 +276,7 @@ func (c *capture) note(code Code, t *target, name string, detail string) {
 }
 
 // moved returns a function that reports progress on a target.
-func (c *capture) moved(t *target) func(int64) {
-	return func(n int64) {
-		c.done[t.Name] += n
-		done := max(0, c.done[t.Name])
-		c.cfg.Progress(Progress{Op: "create", Source: t.Name, Done: done, Total: max(done, t.bytes)})
-	}
-}
+func (c *capture) moved(t *target) func(int64) { return c.meter.of(t.Name) }
 
 // state sums up what was captured of a target.
 func (c *capture) state(t *target) SourceState {
@@ -287,7 +286,7 @@ func (c *capture) state(t *target) SourceState {
 	}
 	st.Path = t.Name
 	if t.Kind != Tree {
-		st.Path = path.Join(t.Name, filepath.Base(t.name))
+		st.Path = path.Join(t.Name, filepath.Base(t.Path))
 	}
 	st.Files, st.Bytes = c.entries.sum(t.Name)
 	return st

@@ -47,7 +47,7 @@ func hasDatabaseHeader(d *dir, name string, fi fileInfo) (bool, error) {
 // copyTree copies what is in a tree. The tree must hold still as little as a
 // file must: what changes is noted.
 func (c *capture) copyTree(ctx context.Context, t *target) error {
-	hot := make(map[string]bool) // databases whose sidecars are left out
+	databases := make(map[string]entryType) // whose sidecars are left out
 	var dirs []entry
 	err := t.dir.walk(ctx, ".", func(name string, fi fileInfo) error {
 		to := path.Join(t.Name, name)
@@ -65,12 +65,13 @@ func (c *capture) copyTree(ctx context.Context, t *target) error {
 			return nil
 		}
 		for _, suffix := range sidecars {
-			if main, ok := strings.CutSuffix(name, suffix); ok && hot[main] {
-				return nil
+			main, ok := strings.CutSuffix(name, suffix)
+			if kind := databases[main]; ok && (kind == typeDatabase || kind == typeRaw && suffix == "-shm") {
+				return nil // an index of a WAL is never data
 			}
 		}
-		isDB, err := c.copyTreeFile(ctx, t, name, fi)
-		hot[name] = isDB
+		kind, err := c.copyTreeFile(ctx, t, name, fi)
+		databases[name] = kind
 		return err
 	}, func(name string) {
 		c.note(CodeFileVanished, t, path.Join(t.Name, name), "removed or renamed while the tree was copied")
@@ -89,14 +90,13 @@ func (c *capture) copyTree(ctx context.Context, t *target) error {
 	return nil
 }
 
-// copyTreeFile copies one file of a tree, and reports whether it was a
-// database that was copied hot.
-func (c *capture) copyTreeFile(ctx context.Context, t *target, name string, fi fileInfo) (hot bool, err error) {
+// copyTreeFile copies one file of a tree, and returns as what.
+func (c *capture) copyTreeFile(ctx context.Context, t *target, name string, fi fileInfo) (kind entryType, err error) {
 	to := path.Join(t.Name, name)
 	isDB := c.pins[t.dir.full(name)] != nil
 	if !isDB {
 		if isDB, err = hasDatabaseHeader(t.dir, name, fi); err != nil {
-			return false, c.vanished(t, to, err)
+			return "", c.vanished(t, to, err)
 		}
 	}
 	if isDB {
@@ -105,22 +105,23 @@ func (c *capture) copyTreeFile(ctx context.Context, t *target, name string, fi f
 		err = c.copyFile(ctx, t, name, to, typeFile)
 	}
 	if err != nil {
-		return false, c.vanished(t, to, err)
+		return "", c.vanished(t, to, err)
 	}
 	e := c.entries[len(c.entries)-1]
-	if string(e.Path) != to {
-		return false, nil
-	}
-	return e.Type == typeDatabase, c.out.setAttributes(to, e.perm()|0o600, e.MTime)
+	return e.Type, c.out.setAttributes(to, e.perm()|0o600, e.MTime)
 }
 
-// vanished notes a file that was listed and is gone, and passes on any other
-// error.
+// vanished notes a file that was listed and is gone, or is none any more, and
+// passes on any other error.
 func (c *capture) vanished(t *target, to string, err error) error {
-	if !errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		c.note(CodeFileVanished, t, to, "removed or renamed before it was copied")
+	case errors.Is(err, errNotRegular), errors.Is(err, errReplaced), t.dir.displaced(path.Dir(strings.TrimPrefix(to, t.Name+"/"))):
+		c.note(CodeFileChanged, t, to, "replaced by something else before it was copied")
+	default:
 		return err
 	}
-	c.note(CodeFileVanished, t, to, "removed or renamed while the tree was copied")
 	return nil
 }
 
@@ -159,7 +160,6 @@ func (c *capture) copyFile(ctx context.Context, t *target, name, to string, kind
 		if err := c.out.remove(to); err != nil {
 			return err
 		}
-		c.done[t.Name] -= e.Size
 	}
 }
 
@@ -187,11 +187,14 @@ func (c *capture) tryCopyFile(ctx context.Context, t *target, name, to string) (
 		return e, false, err
 	}
 	e.SHA256 = hex.EncodeToString(hash.Sum(nil))
-	after, err := t.dir.lstat(name)
+	// What counts is the file that was opened: if another one has its name
+	// by now, it was whole before.
+	fi, err := src.Stat()
 	if err != nil {
 		return e, false, errors.Join(err, c.out.remove(to))
 	}
-	if e.Size != before.size || !after.sameFile(before) {
+	after := newFileInfo(fi)
+	if e.Size != before.size {
 		return e, false, nil
 	}
 	// A write within the same tick of the clock leaves the time as it was.

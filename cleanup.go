@@ -67,9 +67,14 @@ func (s *Store) cleanup(ctx context.Context, opts *CleanupOptions) (*Cleanup, er
 
 // session begins one that only reads, or one that may remove.
 func (s *Store) session(ctx context.Context, readOnly bool) (*session, error) {
-	if readOnly {
+	d, err := openDirOrNone(s.cfg.Fs, s.cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if readOnly || d == nil { // where there is no store, none shall be made
 		return s.read()
 	}
+	d.close()
 	return s.write(ctx, false)
 }
 
@@ -162,12 +167,12 @@ func (ss *session) remove(stamp string) error {
 	if err != nil {
 		return ignoreNotExist(err)
 	}
-	err = ignoreNotExist(d.remove(metadataName))
+	err = d.remove(metadataName)
 	if err == nil {
 		err = d.syncDir(".")
 	}
 	d.close()
-	if err != nil {
+	if err := ignoreNotExist(err); err != nil {
 		return err
 	}
 	if err := ss.snapshots.removeAll(stamp); err != nil {

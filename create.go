@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"unicode/utf8"
 
 	"github.com/spf13/afero"
 )
@@ -88,6 +89,9 @@ func (s *Store) createRequest(opts *CreateOptions) (createRequest, error) {
 	size := 0
 	for k, v := range req.Labels {
 		size += len(k) + len(v)
+		if !utf8.ValidString(k) || !utf8.ValidString(v) {
+			mistakes = append(mistakes, fmt.Errorf("label %q: %q is not UTF-8", k, v))
+		}
 	}
 	if size > maxLabels {
 		mistakes = append(mistakes, fmt.Errorf("labels of %d bytes: %d are allowed", size, maxLabels))
@@ -171,8 +175,17 @@ func notRemoved(stamp string, err error) error {
 }
 
 func (s *Store) newCapture(ctx context.Context, req createRequest) (*capture, error) {
-	c := &capture{Store: s, lenient: req.lenient, held: findHeldFiles(), pins: make(map[string]*pin), done: make(map[string]int64)}
-	return c, c.locateSources(ctx, req.sources)
+	c := &capture{Store: s, lenient: req.lenient, held: findHeldFiles(), pins: make(map[string]*pin), meter: s.newMeter("create")}
+	if err := c.locateSources(ctx, req.sources); err != nil {
+		return c, err
+	}
+	for _, t := range c.targets {
+		c.meter.total[t.Name] = t.bytes
+		if req.Level != ValidateStructure {
+			c.meter.total[t.Name] *= 2 // it is read back
+		}
+	}
+	return c, nil
 }
 
 func (c *capture) close() {
@@ -231,14 +244,14 @@ func (ss *session) seal(ctx context.Context, out *dir, m *metadata, c *capture) 
 		m.Bytes += src.Bytes
 	}
 	m.Problems = append([]Problem{}, c.problems...)
-	v := ss.newVerifier(ctx, out, m.Level, "create")
-	v.total += m.Bytes // copying was the first half
-	v.done += m.Bytes
+	v := ss.newVerifier(ctx, out, m.Level, c.meter)
 	if err := v.verify(m.Sources, c.entries); err != nil {
 		return nil, err
 	}
+	c.meter.finish()
 	m.Problems = append(m.Problems, v.problems...)
 	m.setLegacy(ss.snapshots.full(m.Stamp))
+	m.toUTF8()
 	data, err := seal(m)
 	if err != nil {
 		return nil, err

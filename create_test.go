@@ -103,10 +103,24 @@ func TestCancelledCreateLeavesTheStoreAsItWas(t *testing.T) {
 				all := w.mustStay(t, ".")
 
 				ctx, cancel := context.WithCancel(t.Context())
-				s := w.store(t, func(cfg *backup.Config) { test.cancel(cfg, cancel) })
+				late := 0
+				s := w.store(t, func(cfg *backup.Config) { test.cancel(cfg, cancel) }, func(cfg *backup.Config) {
+					progress := cfg.Progress
+					cfg.Progress = func(p backup.Progress) {
+						if ctx.Err() != nil {
+							late++
+						}
+						if progress != nil {
+							progress(p)
+						}
+					}
+				})
 				snap, err := s.Create(ctx, include)
 				if snap != nil || !errors.Is(err, context.Canceled) {
 					t.Errorf("got %v, %v, want context.Canceled", snap, err)
+				}
+				if late > 0 {
+					t.Errorf("it went on for %d steps", late)
 				}
 				all("cancelled")
 				w.mustNotBeHeld(t, "data/atocore.db")
@@ -264,9 +278,36 @@ func checkProgress(t *testing.T, events []backup.Progress, sources ...string) {
 			t.Errorf("source %s: no progress", name)
 		}
 	}
-	if len(events) > 0 && events[len(events)-1].Done != events[len(events)-1].Total {
-		t.Errorf("it ends at %+v", events[len(events)-1])
+	end := events[len(events)-1]
+	if end.Done != end.Total {
+		t.Errorf("it ends at %+v", end)
 	}
+	for i, p := range events[:len(events)-1] {
+		if p.Done == end.Total {
+			t.Errorf("event %d of %d: %+v: it is not at the end yet", i, len(events), p)
+		}
+	}
+}
+
+// What grows after it was measured does not make the bar too long.
+func TestProgressOfWhatGrowsStaysWithinItsTotal(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		w.write(t, "tree/log", "short")
+		source := w.treeSource("tree")
+		source.Quiesce = func(context.Context) (func(), error) {
+			w.write(t, "tree/log", oldContent)
+			w.write(t, "tree/new", newContent)
+			return nil, nil
+		}
+		var events []backup.Progress
+		s := w.store(t, withSources(source), func(cfg *backup.Config) {
+			cfg.Progress = func(p backup.Progress) { events = append(events, p) }
+		})
+		if _, err := s.Create(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		checkProgress(t, events, "tree")
+	})
 }
 
 // What Progress reports of one source counts to one total.

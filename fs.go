@@ -113,20 +113,26 @@ func nativeBase(fsys *afero.BasePathFs) (string, bool) {
 // openDir opens the directory p of fsys. The caller closes it.
 func openDir(fsys afero.Fs, p string) (*dir, error) {
 	if native, ok := nativePath(fsys, p); ok {
+		if err := mustBeDir(os.Stat(native)); err != nil {
+			return nil, err // OpenRoot would wait for the other end of a pipe
+		}
 		root, err := os.OpenRoot(native)
 		if err != nil {
 			return nil, err
 		}
 		return &dir{fs: rootFs{root, native}, base: native, native: true}, nil
 	}
-	fi, err := fsys.Stat(p)
-	if err != nil {
+	if err := mustBeDir(fsys.Stat(p)); err != nil {
 		return nil, err
 	}
-	if !fi.IsDir() {
-		return nil, &fs.PathError{Op: "open", Path: p, Err: syscall.ENOTDIR}
-	}
 	return &dir{fs: fsys, base: p}, nil
+}
+
+func mustBeDir(fi fs.FileInfo, err error) error {
+	if err == nil && !fi.IsDir() {
+		err = &fs.PathError{Op: "open", Path: fi.Name(), Err: syscall.ENOTDIR}
+	}
+	return err
 }
 
 // An openFunc opens a directory.
@@ -145,6 +151,12 @@ func makeDir(fsys afero.Fs, p string) (*dir, error) {
 	d, err := openDir(fsys, p)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return d, err
+	}
+	if p == filepath.Dir(p) { // the base of a BasePathFs
+		if err := fsys.MkdirAll(p, 0o700); err != nil {
+			return nil, err
+		}
+		return openDir(fsys, p)
 	}
 	parent, err := makeDir(fsys, filepath.Dir(p))
 	if err != nil {
@@ -273,7 +285,22 @@ func (d *dir) open(name string) (afero.File, fileInfo, error) {
 	return d.openRegular(name, os.O_RDONLY)
 }
 
+// openRegular tries anew when another file takes the name meanwhile, as one
+// does that is written aside and renamed.
 func (d *dir) openRegular(name string, flag int) (afero.File, fileInfo, error) {
+	const attempts = 100
+	for attempt := 1; ; attempt++ {
+		f, info, err := d.tryOpenRegular(name, flag)
+		if !errors.Is(err, errReplaced) || attempt == attempts {
+			return f, info, err
+		}
+	}
+}
+
+// errReplaced: a name has come to stand for another file.
+var errReplaced = errors.New("replaced while it was opened")
+
+func (d *dir) tryOpenRegular(name string, flag int) (afero.File, fileInfo, error) {
 	before, err := d.lstat(name)
 	if err != nil {
 		return nil, fileInfo{}, err
@@ -286,6 +313,9 @@ func (d *dir) openRegular(name string, flag int) (afero.File, fileInfo, error) {
 	}
 	f, err := d.fs.OpenFile(d.path(name), flag, 0)
 	if err != nil {
+		if now, lstatErr := d.lstat(name); lstatErr == nil && !now.isRegular() {
+			err = &fs.PathError{Op: "open", Path: d.full(name), Err: errNotRegular}
+		}
 		return nil, fileInfo{}, err
 	}
 	fi, err := f.Stat()
@@ -297,18 +327,29 @@ func (d *dir) openRegular(name string, flag int) (afero.File, fileInfo, error) {
 	info.name = path.Base(name)
 	if !info.isRegular() || !info.sameFile(before) {
 		f.Close()
-		return nil, fileInfo{}, &fs.PathError{Op: "open", Path: d.full(name), Err: errNotRegular}
+		return nil, fileInfo{}, &fs.PathError{Op: "open", Path: d.full(name), Err: errReplaced}
 	}
 	return f, info, nil
 }
 
 // create makes the file name, which must not exist, for reading and writing.
 func (d *dir) create(name string) (afero.File, error) {
-	return d.fs.OpenFile(d.path(name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := d.fs.OpenFile(d.path(name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	return f, d.named("open", name, err)
+}
+
+// named gives an error its path, where a file system does not.
+func (d *dir) named(op, name string, err error) error {
+	if _, ok := errors.AsType[*fs.PathError](err); err == nil || ok {
+		return err
+	}
+	return &fs.PathError{Op: op, Path: d.full(name), Err: err}
 }
 
 // mkdir makes the directory name, which must not exist.
-func (d *dir) mkdir(name string) error { return d.fs.Mkdir(d.path(name), 0o700) }
+func (d *dir) mkdir(name string) error {
+	return d.named("mkdir", name, d.fs.Mkdir(d.path(name), 0o700))
+}
 
 func (d *dir) remove(name string) error { return d.fs.Remove(d.path(name)) }
 
@@ -322,7 +363,24 @@ func (d *dir) rename(from, to string) error {
 	if taken {
 		return &os.LinkError{Op: "rename", Old: d.full(from), New: d.full(to), Err: fs.ErrExist}
 	}
-	return d.fs.Rename(d.path(from), d.path(to))
+	err = d.fs.Rename(d.path(from), d.path(to))
+	if !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	// A directory that changes its parent is written to, see rename(2): one
+	// that its owner may not write to has to be opened up for a moment.
+	fi, statErr := d.lstat(from)
+	if statErr != nil || !fi.isDir() || fi.mode.Perm()&0o300 == 0o300 {
+		return err
+	}
+	if err := d.fs.Chmod(d.path(from), fi.mode.Perm()|0o700); err != nil {
+		return err
+	}
+	err = d.fs.Rename(d.path(from), d.path(to))
+	if err != nil {
+		to = from
+	}
+	return errors.Join(err, d.fs.Chmod(d.path(to), fi.mode.Perm()))
 }
 
 func (d *dir) readlink(name string) (string, error) {
@@ -422,6 +480,17 @@ func (d *dir) walk(ctx context.Context, name string, fn walkFunc, gone func(name
 	return d.walkFrom(ctx, name, fi, fn, gone)
 }
 
+// displaced reports whether name is no longer what a walk came upon: it, or a
+// directory that leads to it, is not a directory, or not there.
+func (d *dir) displaced(name string) bool {
+	for ; name != "."; name = path.Dir(name) {
+		if fi, err := d.lstat(name); err == nil && !fi.isDir() || errors.Is(err, fs.ErrNotExist) {
+			return true
+		}
+	}
+	return false
+}
+
 func (d *dir) walkFrom(ctx context.Context, name string, fi fileInfo, fn walkFunc, gone func(name string)) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -434,7 +503,7 @@ func (d *dir) walkFrom(ctx context.Context, name string, fi fileInfo, fn walkFun
 		return err
 	}
 	infos, err := d.readDir(name)
-	if errors.Is(err, fs.ErrNotExist) {
+	if err != nil && (errors.Is(err, fs.ErrNotExist) || d.displaced(name)) {
 		gone(name)
 		return nil
 	}

@@ -79,6 +79,9 @@ func (ss *session) readJournal() (*journal, error) {
 		err = fmt.Errorf("phase %q: no such phase", j.Phase)
 	}
 	for _, sw := range j.Swaps {
+		if err == nil && sw == nil {
+			err = errors.New("a swap of nothing")
+		}
 		if err == nil {
 			err = ss.checkSwap(sw)
 		}
@@ -112,7 +115,8 @@ func (ss *session) checkSwap(sw *swap) error {
 	}
 	for _, name := range slices.Concat(sw.New, sw.Old, sw.InPlace) {
 		suffix, ok := strings.CutPrefix(string(name), base)
-		if !isBaseName(string(name)) || src.Kind != Tree && (!ok || suffix != "" && !slices.Contains(sidecars, suffix)) {
+		sidecar := src.Kind == Database && slices.Contains(sidecars, suffix)
+		if !isBaseName(string(name)) || src.Kind != Tree && (!ok || suffix != "" && !sidecar) {
 			return fmt.Errorf("source %q: entry %q", src.Name, name)
 		}
 	}
@@ -201,6 +205,14 @@ func (j *journal) close() {
 	}
 }
 
+// keepMade has the directories that were made stay: they are in use now, be
+// they empty.
+func (j *journal) keepMade() {
+	for _, sw := range j.Swaps {
+		sw.Made = nil
+	}
+}
+
 func (j *journal) sources() []string {
 	names := []string{}
 	for _, sw := range j.Swaps {
@@ -233,6 +245,9 @@ func (ss *session) settle(ctx context.Context, j *journal) (Outcome, error) {
 	}
 	if err != nil {
 		return "", j.pending(err)
+	}
+	if outcome == RestoreFinished {
+		j.keepMade()
 	}
 	return outcome, ss.discard(j)
 }

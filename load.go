@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
+	"strings"
 )
 
 // A loaded snapshot is one that can be read from.
@@ -107,11 +109,38 @@ func (m manifest) agree(sources []SourceState) error {
 			return fmt.Errorf("source %q: metadata and manifest disagree", src.Name)
 		}
 		delete(count, src.Name)
+		for i := range m {
+			e := &m[i]
+			main, ok := m.find(src.Path)
+			mixed := ok && src.Kind == Database && e.Type == typeRaw && main.Type != typeRaw
+			if e.source() == src.Name && (mixed || !src.mayHave(e)) {
+				return fmt.Errorf("source %q: entry %q of type %q", src.Name, e.Path, e.Type)
+			}
+		}
 	}
 	if len(count) > 0 {
 		return errors.New("entries of sources that the metadata do not name")
 	}
 	return nil
+}
+
+// mayHave reports whether an entry can be of a source: a Tree may have any, a
+// File or Database its directory, its file and, if it was copied as it lay,
+// its sidecars.
+func (s *SourceState) mayHave(e *entry) bool {
+	name := strings.ToValidUTF8(string(e.Path), "\uFFFD") // as the path of the source is
+	suffix, ok := strings.CutPrefix(name, s.Path)
+	switch {
+	case string(e.Path) == s.Name:
+		return e.Type == typeDir
+	case s.Kind == Tree:
+		return true
+	case s.Kind == File:
+		return e.Type == typeFile && name == s.Path
+	case e.Type == typeRaw:
+		return ok && (suffix == "" || slices.Contains(sidecars, suffix))
+	}
+	return e.Type == typeDatabase && name == s.Path
 }
 
 // inventory makes a manifest for a snapshot of the Python module, without
@@ -122,10 +151,15 @@ func (d *dir) inventory(snap *Snapshot) (manifest, error) {
 		if !src.Captured {
 			continue
 		}
-		if src.Kind != Tree {
-			m = append(m, entry{Path: rawString(src.Name), Type: typeDir, Mode: "0700"})
+		fi, err := d.lstat(src.Path)
+		if err != nil || src.Kind != Tree || !fi.isDir() {
+			m = append(m, d.inventoryOf(src, fi)...)
+			if err = ignoreNotExist(err); err != nil {
+				return nil, err
+			}
+			continue
 		}
-		err := d.walk(context.Background(), src.Path, func(name string, fi fileInfo) error {
+		err = d.walk(context.Background(), src.Path, func(name string, fi fileInfo) error {
 			e := entry{Path: rawString(name), Type: typeFile, Size: fi.size}
 			e.setAttributes(fi)
 			switch {
@@ -137,22 +171,30 @@ func (d *dir) inventory(snap *Snapshot) (manifest, error) {
 				return err
 			case !fi.isRegular():
 				return nil
-			case src.Kind == Database:
-				e.Type = typeDatabase
 			}
 			m = append(m, e)
 			return nil
 		}, func(string) {})
-		if errors.Is(err, fs.ErrNotExist) {
-			e := entry{Path: rawString(src.Path), Type: sourceTypes[src.Kind], Size: src.Bytes}
-			m, err = append(m, e), nil
-		}
 		if err != nil {
 			return nil, err
 		}
 	}
 	m.sort()
 	return m, nil
+}
+
+// inventoryOf makes the entries of a source that is one file, or that is not
+// what it should be; fi is what is there.
+func (d *dir) inventoryOf(src SourceState, fi fileInfo) manifest {
+	e := entry{Path: rawString(src.Path), Type: sourceTypes[src.Kind], Size: fi.size}
+	if src.Kind == Tree {
+		e.Size = 0
+	}
+	e.setAttributes(fi)
+	if src.Kind == Tree {
+		return manifest{e}
+	}
+	return manifest{{Path: rawString(src.Name), Type: typeDir, Mode: "0700"}, e}
 }
 
 var sourceTypes = map[Kind]entryType{Database: typeDatabase, File: typeFile, Tree: typeDir}

@@ -106,7 +106,7 @@ func (t *lockTable) lock(ctx context.Context, d *dir, id int64, exclusive bool) 
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			return nil, errors.Join(ErrBusy, context.Cause(ctx))
+			return nil, errors.Join(ErrBusy, ctx.Err())
 		case <-changed:
 			timer.Stop()
 		case <-timer.C:
@@ -141,11 +141,12 @@ func (t *lockTable) busy(d *dir, id int64) bool {
 	if there, err := d.exists(lockName); d.native && (err != nil || !there) {
 		return false // who has a lock has made the file
 	}
-	unlock, err := t.tryLock(d, id, true)
-	if err == nil {
-		unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.held[id] != 0 {
+		return true
 	}
-	return errors.Is(err, ErrBusy)
+	return t.openFile(d, false) == nil && t.file != nil && isLocked(t.file, id)
 }
 
 func (t *lockTable) unlock(id int64) {
@@ -166,18 +167,24 @@ func (t *lockTable) unlock(id int64) {
 // lockFile takes the lock from other processes. A store on a medium that
 // cannot be written to is read without: nobody else writes to it either.
 func (t *lockTable) lockFile(d *dir, id int64, exclusive bool) error {
-	if !d.native {
-		return nil
-	}
-	if t.file == nil {
-		f, err := os.OpenFile(d.full(lockName), os.O_RDWR|os.O_CREATE|oNonblock, 0o600)
-		if !exclusive && (errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		t.file = f
+	if err := t.openFile(d, exclusive); err != nil || t.file == nil {
+		return err
 	}
 	return lockRange(t.file, id, exclusive)
+}
+
+// openFile opens the lock file, where there can be one.
+func (t *lockTable) openFile(d *dir, mustWrite bool) error {
+	if !d.native || t.file != nil {
+		return nil
+	}
+	f, err := os.OpenFile(d.full(lockName), os.O_RDWR|os.O_CREATE|oNonblock, 0o600)
+	if !mustWrite && (errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	t.file = f
+	return nil
 }

@@ -20,6 +20,13 @@ func lockRange(f *os.File, id int64, exclusive bool) error {
 	return fcntlRange(f, id, kind)
 }
 
+// isLocked reports whether another process has the lock. It takes none, which
+// others might see.
+func isLocked(f *os.File, id int64) bool {
+	lock := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart, Start: id, Len: 1}
+	return unix.FcntlFlock(f.Fd(), getLock, &lock) == nil && lock.Type != unix.F_UNLCK
+}
+
 func unlockRange(f *os.File, id int64) error { return fcntlRange(f, id, unix.F_UNLCK) }
 
 func fcntlRange(f *os.File, id int64, kind int16) error {

@@ -23,6 +23,15 @@ func lockRange(f *os.File, id int64, exclusive bool) error {
 	return nil
 }
 
+// isLocked reports whether another process has the lock.
+func isLocked(f *os.File, id int64) bool {
+	err := lockRange(f, id, true)
+	if err == nil {
+		err = unlockRange(f, id)
+	}
+	return err != nil
+}
+
 func unlockRange(f *os.File, id int64) error {
 	return windows.UnlockFileEx(windows.Handle(f.Fd()), 0, 1, 0, overlapped(id))
 }

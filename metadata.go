@@ -60,6 +60,25 @@ const (
 	legacyChroma   = "chroma"
 )
 
+// toUTF8 replaces what JSON cannot say in names that are here for people to
+// read: the manifest has them as they are.
+func (m *metadata) toUTF8() {
+	clean := func(s *string) { *s = strings.ToValidUTF8(*s, "\uFFFD") }
+	for i := range m.Sources {
+		clean(&m.Sources[i].Path)
+		for j := range m.Sources[i].Skipped {
+			clean(&m.Sources[i].Skipped[j])
+		}
+	}
+	for i := range m.Problems {
+		clean(&m.Problems[i].Path)
+		clean(&m.Problems[i].Detail)
+	}
+	for _, s := range []*string{&m.BackupRoot, &m.DBPath, &m.RegistryPath, &m.ChromaPath} {
+		clean(s)
+	}
+}
+
 // setLegacy fills the Python module's keys: from the first Database, the
 // File named config, the Tree named chroma.
 func (m *metadata) setLegacy(snapshotDir string) {
@@ -169,6 +188,9 @@ func (m *legacyMetadata) snapshot(stamp string) (Snapshot, error) {
 	}
 	if m.Validated != nil && !*m.Validated && len(s.Problems) == 0 {
 		s.Problems = append(s.Problems, Problem{Code: CodeCheckFailed, Detail: "recorded as not validated"})
+	}
+	if m.DBPath == "" {
+		return Snapshot{}, errors.New("no db_snapshot_path")
 	}
 	for _, src := range []SourceState{
 		{Name: legacyDatabase, Kind: Database, Path: m.DBPath, Files: 1, Bytes: m.DBBytes},

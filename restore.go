@@ -105,7 +105,7 @@ func (s *Store) restore(ctx context.Context, stamp string, opts *RestoreOptions)
 		return nil, err
 	}
 	defer ss.close()
-	r := &restorer{session: ss, journal: &journal{Format: journalFormat, Stamp: stamp, Phase: phaseDiscard}}
+	r := &restorer{session: ss, meter: s.newMeter("restore"), journal: &journal{Format: journalFormat, Stamp: stamp, Phase: phaseDiscard}}
 	defer r.journal.close()
 	return r.run(ctx, stamp, opts)
 }
@@ -117,8 +117,8 @@ type restorer struct {
 	sources  []*Source
 	journal  *journal
 	bytes    int64
-	done     int64 // bytes, for Progress
-	verified bool  // all databases passed
+	meter    *meter
+	verified bool // all databases passed
 }
 
 // run is a restore: gates, safety snapshot, staging, swap, verification.
@@ -200,6 +200,7 @@ func (r *restorer) selectSources(names []string) error {
 		default:
 			r.sources = append(r.sources, src)
 			r.bytes += state.Bytes
+			_, r.meter.total[src.Name] = r.from.entries.sum(src.Name)
 		}
 	}
 	if len(mistakes) == 0 && len(r.sources) == 0 {
@@ -309,15 +310,16 @@ func (r *restorer) replace(ctx context.Context) error {
 	if err == nil {
 		err = r.verify(ctx)
 	}
+	if err == nil {
+		r.meter.finish()
+	}
 	if err != nil {
 		if undoErr := r.undo(uncancelled, r.journal); undoErr != nil {
 			return r.journal.pending(errors.Join(err, undoErr))
 		}
 		return errors.Join(err, r.discard(r.journal))
 	}
-	for _, sw := range r.journal.Swaps {
-		sw.Made = nil // they are in use now, be they empty
-	}
+	r.journal.keepMade()
 	return r.discard(r.journal)
 }
 

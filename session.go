@@ -52,14 +52,17 @@ func (s *Store) write(ctx context.Context, exclusive bool) (*session, error) {
 
 func (s *Store) open(open openFunc) (ss *session, err error) {
 	root, err := open(s.cfg.Fs, s.cfg.Dir)
-	if err != nil || root == nil {
-		return nil, err
+	if err != nil {
+		return nil, fmt.Errorf("open the store %s: %w", s.cfg.Dir, err)
+	}
+	if root == nil {
+		return nil, nil
 	}
 	ss = &session{Store: s, root: root, locks: lockTableFor(s.cfg.Fs, root)}
 	ss.snapshots, err = open(s.cfg.Fs, filepath.Join(s.cfg.Dir, snapshotsName))
 	if err != nil {
 		ss.close()
-		return nil, err
+		return nil, fmt.Errorf("open the store %s: %w", s.cfg.Dir, err)
 	}
 	return ss, nil
 }

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/ncruces/go-sqlite3"
@@ -25,6 +27,11 @@ type conn struct {
 }
 
 func (c *conn) Close() error {
+	for _, stmt := range slices.Collect(c.Stmts()) { // left open by the host's check
+		if err := guard(stmt.Close); err != nil {
+			return err
+		}
+	}
 	if err := guard(c.Conn.Close); err != nil {
 		return err // it still is open, and needs its VFS
 	}
@@ -140,8 +147,15 @@ func pinDatabase(ctx context.Context, d *dir, name string, patience time.Duratio
 // WAL, which may hold all that was ever committed.
 var errNotDatabase = errors.New("not a SQLite database")
 
-// checkLive refuses to have SQLite open what is no database.
+// checkLive refuses to have SQLite open what is no database, or one with a
+// pipe beside it: SQLite would wait for who writes to that.
 func checkLive(d *dir, name string) error {
+	for _, suffix := range sidecars {
+		fi, err := d.lstat(name + suffix)
+		if err == nil && !fi.isRegular() {
+			return &fs.PathError{Op: "open", Path: d.full(name + suffix), Err: errNotRegular}
+		}
+	}
 	f, info, err := d.open(name)
 	if err != nil {
 		return err
@@ -308,6 +322,14 @@ func checkCopy(ctx context.Context, r io.ReaderAt, size int64, level Level, host
 
 func runChecks(ctx context.Context, c *conn, level Level, hostCheck func(context.Context, *sqlite3.Conn) error) ([]Problem, error) {
 	rows, err := integrityCheck(c, level)
+	if errors.Is(err, sqlite3.ERROR) {
+		// The schema needs collations or functions that the host did not
+		// register with sqlite3.AutoExtension. To compare the order of an
+		// index takes them; the rest of the check does not.
+		if err = c.AnyCollationNeeded(); err == nil {
+			rows, err = integrityCheck(c, ValidateQuick)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -318,6 +340,9 @@ func runChecks(ctx context.Context, c *conn, level Level, hostCheck func(context
 	if hostCheck != nil && len(problems) == 0 && ctx.Err() == nil {
 		if err := hostCheck(ctx, c.Conn); err != nil {
 			problems = append(problems, Problem{Code: CodeCheckFailed, Detail: err.Error()})
+		}
+		for range c.Stmts() {
+			return append(problems, Problem{Code: CodeCheckFailed, Detail: "Check left a statement open"}), nil
 		}
 	}
 	return problems, nil

@@ -83,12 +83,25 @@ func (r *restorer) plan(src *Source, staging string) ([]*swap, error) {
 	for i := range r.from.entries {
 		e := &r.from.entries[i]
 		if rest, ok := strings.CutPrefix(string(e.Path), src.Name+"/"); ok {
-			// The base name is the configured one; what a raw copy has
-			// appended to the recorded one stays.
-			sw.add(e, base+strings.TrimPrefix(rest, path.Base(state.Path)))
+			sw.add(e, base+sidecarSuffix(rest, path.Base(state.Path), e.Type))
 		}
 	}
 	return []*swap{sw}, nil
+}
+
+// sidecarSuffix returns what a raw copy has appended to the name of its
+// database, which is the recorded one if that is what name begins with: a
+// record is text, and a name need not be.
+func sidecarSuffix(name, recorded string, kind entryType) string {
+	if suffix, ok := strings.CutPrefix(name, recorded); ok {
+		return suffix
+	}
+	for _, suffix := range sidecars {
+		if kind == typeRaw && strings.HasSuffix(name, suffix) {
+			return suffix
+		}
+	}
+	return ""
 }
 
 func (r *restorer) newSwap(src *Source, root, staging string) (*swap, error) {
@@ -171,11 +184,12 @@ func (r *restorer) addOld(sw *swap, name string, layout *treeLayout) error {
 	}
 	found, err := sw.dir.readDir(".")
 	for _, fi := range found {
-		if fi.isStore(own) {
-			return fmt.Errorf("%s is the store itself by another name: keep it out of the tree", sw.dir.full(fi.name))
-		}
 		child := path.Join(name, fi.name)
-		if !layout.isHole(child) && !slices.Contains(layout.fixed, child) {
+		switch {
+		case layout.isHole(child), slices.Contains(layout.fixed, child):
+		case fi.isStore(own):
+			return fmt.Errorf("%s is the store itself by another name: keep it out of the tree", sw.dir.full(fi.name))
+		default:
 			sw.Old = append(sw.Old, rawString(fi.name))
 		}
 	}
@@ -277,7 +291,7 @@ func (r *restorer) stageEntry(ctx context.Context, sw *swap, e *entry, to string
 	defer src.Close() // nothing was written
 	hash := sha256.New()
 	err = sw.dir.createFile(to, func(f afero.File) error {
-		_, err := copyBytes(ctx, io.MultiWriter(f, hash), src, r.moved(sw))
+		_, err := copyBytes(ctx, io.MultiWriter(f, hash), src, r.meter.of(sw.Source))
 		return err
 	})
 	if err != nil {
@@ -303,13 +317,6 @@ func compareHash(ctx context.Context, d *dir, name string, e *entry) error {
 		err = fmt.Errorf("%s: %w", d.full(name), Problem{Code: CodeChecksumMismatch, Source: e.source(), Path: string(e.Path)})
 	}
 	return err
-}
-
-func (r *restorer) moved(sw *swap) func(int64) {
-	return func(n int64) {
-		r.done += n
-		r.cfg.Progress(Progress{Op: "restore", Source: sw.Source, Done: min(r.done, r.bytes), Total: r.bytes})
-	}
 }
 
 // verify reads back what is in place now.

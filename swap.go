@@ -228,14 +228,13 @@ func (sw *swap) overwrite(ctx context.Context, from, to string) error {
 // discard removes the staging directory and, unless they have come into use,
 // the directories that were made.
 func (sw *swap) discard(fsys afero.Fs) error {
-	if err := sw.open(fsys); err != nil || sw.dir == nil {
+	if err := sw.open(fsys); err != nil {
 		return err
 	}
-	if err := sw.dir.removeAll(sw.Staging); err != nil {
-		return err
-	}
-	if err := sw.dir.syncDir("."); err != nil {
-		return err
+	if sw.dir != nil {
+		if err := errors.Join(sw.dir.removeAll(sw.Staging), sw.dir.syncDir(".")); err != nil {
+			return err
+		}
 	}
 	for _, made := range slices.Backward(sw.Made) {
 		if err := removeEmptyDir(fsys, string(made)); err != nil {
@@ -284,5 +283,9 @@ func missingDirs(fsys afero.Fs, p string) ([]rawString, error) {
 			return nil, err
 		}
 		missing = append(missing, rawString(p))
+		if p == filepath.Dir(p) {
+			slices.Reverse(missing)
+			return missing, nil
+		}
 	}
 }

@@ -104,11 +104,16 @@ func (ss *session) examine(ctx context.Context, stamp string, level Level) (*Rep
 		return report, nil, ctx.Err()
 	}
 	report.Problems = append(report.Problems, l.snapshot.captureProblems()...)
-	v := ss.newVerifier(ctx, d, level, "validate")
+	m := ss.newMeter("validate")
+	for i := range l.entries {
+		m.total[l.entries[i].source()] += l.entries[i].Size
+	}
+	v := ss.newVerifier(ctx, d, level, m)
 	v.legacy = l.legacy
 	if err := v.verify(l.snapshot.Sources, l.entries); err != nil {
 		return nil, nil, err
 	}
+	m.finish()
 	report.Problems = append(report.Problems, v.problems...)
 	report.Files, report.Bytes = v.files, v.bytes
 	report.Valid = len(report.Problems) == 0

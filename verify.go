@@ -27,12 +27,11 @@ type verifier struct {
 	bytes    int64
 	problems []Problem
 
-	op          string
-	done, total int64 // bytes
+	meter *meter
 }
 
-func (s *Store) newVerifier(ctx context.Context, d *dir, level Level, op string) *verifier {
-	return &verifier{Store: s, ctx: ctx, dir: d, level: level, op: op}
+func (s *Store) newVerifier(ctx context.Context, d *dir, level Level, m *meter) *verifier {
+	return &verifier{Store: s, ctx: ctx, dir: d, level: level, meter: m}
 }
 
 // verify examines every entry and looks for what is none. Its error is for
@@ -41,9 +40,6 @@ func (v *verifier) verify(sources []SourceState, entries manifest) error {
 	found, err := v.list(entries)
 	if err != nil {
 		return err
-	}
-	for i := range entries {
-		v.total += entries[i].Size
 	}
 	kinds := make(map[string]Kind)
 	for _, src := range sources {
@@ -151,7 +147,7 @@ func (v *verifier) content(e *entry) error {
 	defer f.Close() // nothing was written
 	if v.level != ValidateStructure && info.size == e.Size && e.SHA256 != "" {
 		hash := sha256.New()
-		if _, err := copyBytes(v.ctx, hash, io.NewSectionReader(f, 0, info.size), v.moved(e)); err != nil {
+		if _, err := copyBytes(v.ctx, hash, io.NewSectionReader(f, 0, info.size), v.meter.of(e.source())); err != nil {
 			v.add(e, CodeUnreadable, err.Error())
 			return v.ctx.Err()
 		}
@@ -176,13 +172,6 @@ func (v *verifier) hostCheck(e *entry) func(context.Context, *sqlite3.Conn) erro
 		return nil
 	}
 	return src.Check
-}
-
-func (v *verifier) moved(e *entry) func(int64) {
-	return func(n int64) {
-		v.done += n
-		v.cfg.Progress(Progress{Op: v.op, Source: e.source(), Done: min(v.done, v.total), Total: v.total})
-	}
 }
 
 // totals compares the number of files and their bytes with what the Python

@@ -1,0 +1,480 @@
+package backup_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/afero"
+
+	"github.com/atocore/backup"
+)
+
+// newestOnly keeps as little as a Retention can.
+var newestOnly = &backup.Retention{Last: 1}
+
+var removeAllButNewest = &backup.CleanupOptions{Retention: newestOnly, Confirm: true}
+
+// faulty returns a store on which fail is asked before every operation.
+func (w *world) faulty(t *testing.T, fail func(op, path string) error) *backup.Store {
+	t.Helper()
+	return w.store(t, func(cfg *backup.Config) { cfg.Fs = &faultFs{Fs: w.fs, fail: fail} })
+}
+
+// decision returns what was decided about a snapshot.
+func decision(t *testing.T, c *backup.Cleanup, stamp string) backup.Decision {
+	t.Helper()
+	i := slices.IndexFunc(c.Decisions, func(d backup.Decision) bool { return d.Stamp == stamp })
+	if i < 0 {
+		t.Fatalf("no decision about %s in %+v", stamp, c.Decisions)
+	}
+	return c.Decisions[i]
+}
+
+func TestCleanupTakesItsRetentionFromTheOptions(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		s := w.small(t)
+		stamps := w.createOn(t, s, day("2026-04-02"), day("2026-04-03"), day("2026-04-04"))
+		w.cleanup(t, s, nil, backup.Cleanup{DryRun: true, Kept: 3})
+		w.cleanup(t, s, &backup.CleanupOptions{Retention: newestOnly}, backup.Cleanup{DryRun: true, Kept: 1, WouldDelete: 2})
+		own := w.store(t, func(cfg *backup.Config) { cfg.Retention = backup.Retention{Last: 2} })
+		w.cleanup(t, own, nil, backup.Cleanup{DryRun: true, Kept: 2, WouldDelete: 1})
+		w.cleanup(t, s, removeAllButNewest, backup.Cleanup{Kept: 1, Deleted: 2})
+		if diff := cmp.Diff(w.stamps(t, s), stamps[2:]); diff != "" {
+			t.Errorf("left (-got +want):\n%s", diff)
+		}
+		if _, err := s.Cleanup(t.Context(), &backup.CleanupOptions{Retention: &backup.Retention{Within: -1}}); err == nil {
+			t.Error("a retention that makes no sense was accepted")
+		}
+	})
+}
+
+// A day begins and ends where Config.Location says.
+func TestCleanupUsesTheLocation(t *testing.T) {
+	w := newWorld(t, afero.NewMemMapFs(), "/srv")
+	s := w.small(t)
+	night := day("2026-04-05").Add(11*time.Hour + 30*time.Minute) // Sunday, 23:30 UTC; Monday in Berlin
+	w.createOn(t, s, night, night.Add(24*time.Hour))
+	for zone, kept := range map[string]int{"UTC": 2, "Europe/Berlin": 1} {
+		location, err := time.LoadLocation(zone)
+		if err != nil {
+			t.Skipf("no time zones here: %v", err)
+		}
+		s := w.store(t, func(cfg *backup.Config) { cfg.Location = location })
+		opts := &backup.CleanupOptions{Retention: &backup.Retention{Weekly: 1}}
+		w.cleanup(t, s, opts, backup.Cleanup{DryRun: true, Kept: kept, WouldDelete: 2 - kept})
+	}
+}
+
+func TestCleanupKeepsPinned(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		s := w.small(t)
+		pinned, err := s.Create(t.Context(), &backup.CreateOptions{Pin: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.createOn(t, s, day("2026-05-02"), day("2026-05-03"))
+		got := w.cleanup(t, s, removeAllButNewest, backup.Cleanup{Kept: 2, Deleted: 1})
+		if d := decision(t, got, pinned.Stamp); !d.Keep || !slices.Contains(d.Reasons, "pinned") {
+			t.Errorf("%+v", d)
+		}
+		if err := s.Delete(t.Context(), pinned.Stamp); err != nil {
+			t.Errorf("delete by name: %v", err)
+		}
+	})
+}
+
+func TestCleanupKeepsYoungSafetySnapshots(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		s := w.small(t)
+		r := w.restore(t, s, w.create(t, s).Stamp)
+		taken := w.now
+		w.createOn(t, s, taken.Add(time.Hour))
+		for _, tc := range []struct {
+			age  time.Duration
+			want backup.Cleanup
+		}{
+			{6 * 24 * time.Hour, backup.Cleanup{Kept: 2, Deleted: 1}},
+			{8 * 24 * time.Hour, backup.Cleanup{Kept: 1, Deleted: 1}},
+		} {
+			w.now = taken.Add(tc.age)
+			w.cleanup(t, s, removeAllButNewest, tc.want)
+		}
+		if w.exists(t, in(r.SafetyStamp, "")) {
+			t.Error("the safety snapshot is there after eight days")
+		}
+	})
+}
+
+func TestCleanupOfIncomplete(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		age   time.Duration
+		newer bool // a good one is
+		keep  bool
+	}{
+		{"young_kept", 23 * time.Hour, true, true},
+		{"old_removed", 25 * time.Hour, true, false},
+		{"old_kept_without_newer_good_one", 25 * time.Hour, false, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			memoryAndOs(t, func(t *testing.T, w *world) {
+				s := w.small(t)
+				w.createOn(t, s, day("2026-04-01")) // older, good
+				incomplete := w.createOn(t, s, day("2026-04-02"))[0]
+				w.drop(t, in(incomplete, metadataFile))
+				w.drop(t, in(incomplete, manifestFile))
+				if tc.newer {
+					w.createOn(t, s, day("2026-04-02").Add(time.Hour))
+				}
+				w.now = day("2026-04-02").Add(tc.age)
+				got, err := s.Cleanup(t.Context(), confirmedCleanup)
+				if err != nil {
+					t.Fatal(err)
+				}
+				d := decision(t, got, incomplete)
+				if d.Keep != tc.keep || w.exists(t, in(incomplete, "")) != tc.keep {
+					t.Errorf("%+v, want keep %v", d, tc.keep)
+				}
+			})
+		})
+	}
+}
+
+// A damaged snapshot takes no slot from a good one, and goes only when a
+// newer one is good.
+func TestCleanupOfInvalid(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		s := w.small(t)
+		stamps := w.createOn(t, s, day("2026-04-01"), day("2026-04-02"), day("2026-04-03"))
+		w.edit(t, in(stamps[0], metadataFile), flip(50))
+		w.edit(t, in(stamps[2], metadataFile), flip(50))
+		w.cleanup(t, s, removeAllButNewest, backup.Cleanup{Kept: 2, Deleted: 1})
+		if diff := cmp.Diff(w.stamps(t, s), []string{stamps[2], stamps[1]}); diff != "" {
+			t.Errorf("left (-got +want):\n%s", diff)
+		}
+	})
+}
+
+func TestCleanupKeepsWhatIsInUse(t *testing.T) {
+	t.Run("validated", func(t *testing.T) {
+		eachFs(t, func(t *testing.T, w *world) {
+			s := w.small(t)
+			stamp := w.createOn(t, s, day("2026-04-01"), day("2026-04-02"))[0]
+			release := w.hold(t, func(s *backup.Store) error {
+				r, err := s.Validate(t.Context(), stamp, nil)
+				return errors.Join(err, r.Err())
+			})
+			got := w.cleanup(t, s, removeAllButNewest, backup.Cleanup{Kept: 2})
+			if d := decision(t, got, stamp); !slices.Contains(d.Reasons, "in use") {
+				t.Errorf("%+v", d)
+			}
+			if err := s.Delete(t.Context(), stamp); !errors.Is(err, backup.ErrBusy) {
+				t.Errorf("delete: %v", err)
+			}
+			release()
+			w.cleanup(t, s, removeAllButNewest, backup.Cleanup{Kept: 1, Deleted: 1})
+		})
+	})
+	t.Run("created", func(t *testing.T) {
+		eachFs(t, func(t *testing.T, w *world) {
+			s := w.small(t)
+			var snap *backup.Snapshot
+			release := w.hold(t, func(s *backup.Store) (err error) {
+				snap, err = s.Create(t.Context(), nil)
+				return err
+			})
+			begun := w.stamps(t, s)[0]
+			w.createOn(t, s, day("2026-05-01"))
+			w.now = day("2026-05-03") // it would be removed for being unfinished
+			got := w.cleanup(t, s, removeAllButNewest, backup.Cleanup{Kept: 2})
+			if d := decision(t, got, begun); !slices.Contains(d.Reasons, "in use") {
+				t.Errorf("%+v", d)
+			}
+			if err := s.Delete(t.Context(), begun); !errors.Is(err, backup.ErrBusy) {
+				t.Errorf("delete: %v", err)
+			}
+			release()
+			if snap.Stamp != begun || !snap.Validated {
+				t.Errorf("created %+v", snap)
+			}
+			if r := w.validate(t, s, begun, nil); !r.Valid {
+				t.Errorf("%+v", r)
+			}
+		})
+	})
+	t.Run("restored", func(t *testing.T) {
+		eachFs(t, func(t *testing.T, w *world) {
+			s := w.small(t)
+			stamp := w.createOn(t, s, day("2026-04-01"), day("2026-04-02"))[0]
+			release := w.hold(t, func(s *backup.Store) error {
+				_, err := s.Restore(t.Context(), stamp, &backup.RestoreOptions{DryRun: true})
+				return err
+			})
+			if err := s.Delete(t.Context(), stamp); !errors.Is(err, backup.ErrBusy) {
+				t.Errorf("delete: %v", err)
+			}
+			release()
+		})
+	})
+	t.Run("since_the_list_was_made", func(t *testing.T) {
+		w := osWorld(t) // where a file system under another has the same locks
+		stamps := w.createOn(t, w.small(t), day("2026-04-01"), day("2026-04-02"), day("2026-04-03"))
+		var release func()
+		s := w.faulty(t, func(op, p string) error {
+			if op == "remove" && release == nil { // the oldest is being removed: the next one's turn comes
+				release = w.hold(t, func(s *backup.Store) error {
+					_, err := s.Validate(t.Context(), stamps[1], nil)
+					return err
+				})
+			}
+			return nil
+		})
+		got, err := s.Cleanup(t.Context(), removeAllButNewest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := decision(t, got, stamps[1]); !d.Keep || got.Kept != 2 || got.Deleted != 1 {
+			t.Errorf("%+v", got)
+		}
+		release()
+	})
+}
+
+// The metadata go first: what a removal that was cut short leaves never
+// passes for whole.
+func TestRemovalCutShort(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		fails func(stamp, op, p string) bool
+		whole bool
+	}{
+		{"at_the_metadata", func(stamp, op, p string) bool { return op == "remove" }, true},
+		{"after_the_metadata", func(stamp, op, p string) bool { return op == "remove" && filepath.Base(p) != metadataFile }, false},
+		{"at_the_last_directory", func(stamp, op, p string) bool { return op == "remove" && filepath.Base(p) == stamp }, false},
+	} {
+		for _, by := range []string{"cleanup", "delete"} {
+			t.Run(tc.name+"_by_"+by, func(t *testing.T) {
+				memoryAndOs(t, func(t *testing.T, w *world) {
+					whole := w.small(t)
+					stamp := w.createOn(t, whole, day("2026-04-01"), day("2026-04-02"))[0]
+					s := w.faulty(t, func(op, p string) error {
+						if strings.Contains(p, stamp) && tc.fails(stamp, op, p) {
+							return syscall.EIO
+						}
+						return nil
+					})
+					var err error
+					if by == "cleanup" {
+						var got *backup.Cleanup
+						got, err = s.Cleanup(t.Context(), removeAllButNewest)
+						if got == nil || got.Kept != 2 || got.Deleted != 0 || !decision(t, got, stamp).Keep {
+							t.Errorf("%+v", got)
+						}
+					} else {
+						err = s.Delete(t.Context(), stamp)
+					}
+					if pathErr, ok := errors.AsType[*fs.PathError](err); !ok || !errors.Is(err, syscall.EIO) {
+						t.Errorf("error %v, path error %v", err, pathErr)
+					}
+					snap := w.listed(t, whole, stamp)
+					if snap.HasMetadata != tc.whole || snap.Validated != tc.whole {
+						t.Errorf("listed as %+v", snap)
+					}
+					if r := w.validate(t, whole, stamp, nil); r.Valid != tc.whole {
+						t.Errorf("validated as %+v", r)
+					}
+					if err := whole.Delete(t.Context(), stamp); err != nil {
+						t.Errorf("the rest of it: %v", err)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestCleanupGoesOnAfterAFailure(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		stamps := w.createOn(t, w.small(t), day("2026-04-01"), day("2026-04-02"), day("2026-04-03"), day("2026-04-04"))
+		var order []string
+		s := w.faulty(t, func(op, p string) error {
+			if op != "remove" || filepath.Base(p) != metadataFile {
+				return nil
+			}
+			order = append(order, filepath.Base(filepath.Dir(p)))
+			if strings.Contains(p, stamps[1]) {
+				return syscall.EIO
+			}
+			return nil
+		})
+		got, err := s.Cleanup(t.Context(), removeAllButNewest)
+		if !errors.Is(err, syscall.EIO) || !strings.Contains(fmt.Sprint(err), stamps[1]) || strings.Contains(fmt.Sprint(err), stamps[0]) {
+			t.Errorf("error %v", err)
+		}
+		if got == nil || got.Kept != 2 || got.Deleted != 2 {
+			t.Errorf("%+v", got)
+		}
+		if diff := cmp.Diff(order, stamps[:3]); diff != "" {
+			t.Errorf("not oldest first (-got +want):\n%s", diff)
+		}
+		if diff := cmp.Diff(w.stamps(t, s), []string{stamps[3], stamps[1]}); diff != "" {
+			t.Errorf("left (-got +want):\n%s", diff)
+		}
+	})
+}
+
+func TestCleanupCancelled(t *testing.T) {
+	w := newWorld(t, afero.NewMemMapFs(), "/srv")
+	stamps := w.createOn(t, w.small(t), day("2026-04-01"), day("2026-04-02"), day("2026-04-03"))
+	ctx, cancel := context.WithCancel(t.Context())
+	s := w.faulty(t, func(op, p string) error {
+		if op == "remove" {
+			cancel()
+		}
+		return nil
+	})
+	got, err := s.Cleanup(ctx, removeAllButNewest)
+	if !errors.Is(err, context.Canceled) || got == nil || got.Deleted != 1 || got.Kept != 2 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if diff := cmp.Diff(w.stamps(t, s), []string{stamps[2], stamps[1]}); diff != "" {
+		t.Errorf("left (-got +want):\n%s", diff)
+	}
+}
+
+// A dry run writes nothing, wherever it runs.
+func TestCleanupDryRunOfReadOnlyStore(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		w.createOn(t, w.small(t), day("2026-04-01"), day("2026-04-02"))
+		s := w.store(t, func(cfg *backup.Config) { cfg.Fs = afero.NewReadOnlyFs(w.fs) })
+		w.cleanup(t, s, &backup.CleanupOptions{Retention: newestOnly}, backup.Cleanup{DryRun: true, Kept: 1, WouldDelete: 1})
+		if got, err := s.Cleanup(t.Context(), removeAllButNewest); err == nil || got == nil || got.Deleted != 0 {
+			t.Errorf("confirmed: %+v, %v", got, err)
+		}
+	})
+}
+
+func TestCleanupJSON(t *testing.T) {
+	w := newWorld(t, afero.NewMemMapFs(), "/srv")
+	s := w.small(t)
+	stamp := w.create(t, s).Stamp
+	var got map[string]any
+	remarshal(t, w.cleanup(t, s, nil, backup.Cleanup{DryRun: true, Kept: 1}), &got)
+	reasons := got["decisions"].([]any)[0].(map[string]any)["reasons"]
+	want := map[string]any{
+		"dry_run": true, "kept": 1.0, "would_delete": 0.0, "deleted": 0.0, "unparseable": []any{},
+		"decisions": []any{map[string]any{"stamp": stamp, "keep": true, "reasons": reasons}},
+	}
+	if diff := cmp.Diff(got, want); diff != "" {
+		t.Errorf("(-got +want):\n%s", diff)
+	}
+	empty := newWorld(t, afero.NewMemMapFs(), "/srv")
+	clear(got)
+	remarshal(t, empty.cleanup(t, empty.store(t), nil, backup.Cleanup{DryRun: true}), &got)
+	if diff := cmp.Diff(got["decisions"], []any{}); diff != "" {
+		t.Errorf("decisions about nothing (-got +want):\n%s", diff)
+	}
+}
+
+func TestDelete(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		s := w.small(t)
+		stamps := w.createOn(t, s, day("2026-04-01"), day("2026-04-02"))
+		if err := s.Delete(t.Context(), stamps[1]); err != nil { // the newest, and good
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(w.stamps(t, s), stamps[:1]); diff != "" || w.exists(t, in(stamps[1], "")) {
+			t.Errorf("left (-got +want):\n%s", diff)
+		}
+		before := w.stat(t, "backups")
+		for _, stamp := range []string{stamps[1], missingStamp} {
+			if err := s.Delete(t.Context(), stamp); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s: %v", stamp, err)
+			}
+		}
+		for _, bad := range badStamps {
+			if err := s.Delete(t.Context(), bad); !errors.Is(err, backup.ErrInvalidStamp) {
+				t.Errorf("stamp %q: %v", bad, err)
+			}
+		}
+		w.write(t, in("20260101T000000Z", ""), "a file")
+		if err := s.Delete(t.Context(), "20260101T000000Z"); err == nil || w.read(t, in("20260101T000000Z", "")) != "a file" {
+			t.Errorf("a file: %v", err)
+		}
+		w.drop(t, in("20260101T000000Z", ""))
+		after := w.stat(t, "backups")
+		delete(before, "snapshots") // its time has changed
+		delete(after, "snapshots")
+		if diff := cmp.Diff(after, before); diff != "" {
+			t.Errorf("(-after +before):\n%s", diff)
+		}
+	})
+}
+
+func TestDeleteOfNoStore(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		s := w.store(t)
+		if err := s.Delete(t.Context(), missingStamp); !errors.Is(err, fs.ErrNotExist) {
+			t.Error(err)
+		}
+		if w.exists(t, "backups") {
+			t.Error("it made a store")
+		}
+	})
+}
+
+// A symbolic link that is named like a stamp is nobody's snapshot.
+func TestCleanupFollowsNoLinks(t *testing.T) {
+	w := osWorld(t)
+	s := w.small(t)
+	stamps := w.createOn(t, s, day("2026-04-01"), day("2026-04-02"))
+	w.rename(t, in(stamps[0], ""), "elsewhere")
+	if err := os.Symlink(w.path("elsewhere"), w.snapshot(stamps[0], "")); err != nil {
+		t.Fatal(err)
+	}
+	before := w.stat(t, "elsewhere")
+	w.cleanup(t, s, removeAllButNewest, backup.Cleanup{Kept: 1, Unparseable: stamps[:1]})
+	if diff := cmp.Diff(w.stamps(t, s), stamps[1:]); diff != "" {
+		t.Errorf("listed (-got +want):\n%s", diff)
+	}
+	if err := s.Delete(t.Context(), stamps[0]); err == nil {
+		t.Error("deleted")
+	}
+	if r := w.validate(t, s, stamps[0], nil); r.Exists {
+		t.Errorf("validated: %+v", r)
+	}
+	if _, err := s.Restore(t.Context(), stamps[0], confirmed); !errors.Is(err, backup.ErrInvalidSnapshot) {
+		t.Errorf("restored: %v", err)
+	}
+	if diff := cmp.Diff(w.stat(t, "elsewhere"), before); diff != "" {
+		t.Errorf("(-after +before):\n%s", diff)
+	}
+}
+
+// Nor is one in a snapshot followed when that is removed.
+func TestDeleteRemovesLinksAndNotTheirTargets(t *testing.T) {
+	w := osWorld(t)
+	w.small(t)
+	w.write(t, "outside/precious", "precious")
+	if err := os.Symlink(w.path("outside"), w.path("chroma/link")); err != nil {
+		t.Fatal(err)
+	}
+	s := w.store(t)
+	stamp := w.create(t, s).Stamp
+	if err := s.Delete(t.Context(), stamp); err != nil {
+		t.Fatal(err)
+	}
+	if got := slices.Sorted(maps.Keys(w.tree(t, "outside"))); !cmp.Equal(got, []string{".", "precious"}) {
+		t.Errorf("outside: %q", got)
+	}
+}

@@ -1,0 +1,38 @@
+package backup
+
+import (
+	"maps"
+	"slices"
+)
+
+// A meter reports the progress of one operation. The total of a source is
+// fixed when it begins: what is copied a second time, or has grown since,
+// does not count.
+type meter struct {
+	op     string
+	report func(Progress)
+	total  map[string]int64 // bytes, by source
+	done   map[string]int64
+}
+
+func (s *Store) newMeter(op string) *meter {
+	return &meter{op: op, report: s.cfg.Progress, total: make(map[string]int64), done: make(map[string]int64)}
+}
+
+// of returns a function that counts n more bytes of a source. It does not
+// count to the end: that is for finish.
+func (m *meter) of(source string) func(n int64) {
+	return func(n int64) { m.set(source, max(0, min(m.done[source]+n, m.total[source]-1))) }
+}
+
+// finish reports all sources as done.
+func (m *meter) finish() {
+	for _, source := range slices.Sorted(maps.Keys(m.total)) {
+		m.set(source, m.total[source])
+	}
+}
+
+func (m *meter) set(source string, done int64) {
+	m.done[source] = done
+	m.report(Progress{Op: m.op, Source: source, Done: m.done[source], Total: m.total[source]})
+}
