@@ -199,11 +199,29 @@ func followLinks(fsys afero.Fs, p string) (string, error) {
 			return p, err
 		}
 		if !filepath.IsAbs(target) {
-			target = filepath.Join(filepath.Dir(p), target)
+			p = filepath.Join(filepath.Dir(p), target)
+		} else if p, err = pathOf(fsys, target); err != nil {
+			return "", err
 		}
-		p = target
 	}
 	return "", &fs.PathError{Op: "open", Path: p, Err: syscall.ELOOP}
+}
+
+// pathOf returns what a path of the operating system is called on fsys.
+func pathOf(fsys afero.Fs, native string) (string, error) {
+	baseFs, ok := fsys.(*afero.BasePathFs)
+	if !ok {
+		return native, nil
+	}
+	base, ok := nativeBase(baseFs)
+	if !ok {
+		return native, nil
+	}
+	rel, err := filepath.Rel(base, native)
+	if err == nil && !filepath.IsLocal(rel) {
+		err = &fs.PathError{Op: "readlink", Path: native, Err: errors.New("leads out of the base path")}
+	}
+	return filepath.Join(string(filepath.Separator), rel), err
 }
 
 // readlinkIfLink returns the target of a symbolic link, and "" for anything

@@ -199,7 +199,7 @@ func (d *drill) runAgain(context.Context) (string, error) {
 }
 
 func (d *drill) cleanup(ctx context.Context) (string, error) {
-	if _, err := d.store.Create(ctx, nil); err != nil {
+	if _, err := d.store.Create(ctx, &backup.CreateOptions{Include: []string{"vectors"}}); err != nil {
 		return "", err
 	}
 	before, err := d.store.List(ctx)
