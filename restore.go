@@ -284,6 +284,10 @@ func (r *restorer) takeSafetySnapshot(ctx context.Context) (string, error) {
 		req.sources = append(req.sources, safe)
 	}
 	snap, err := r.create(ctx, req)
+	if errors.Is(err, ErrDurabilityUnknown) {
+		// Of this restore it would say that it was carried out.
+		return "", fmt.Errorf("%s may not be durable: %v", snap.Stamp, err)
+	}
 	if err != nil {
 		return "", err
 	}

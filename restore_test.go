@@ -828,8 +828,8 @@ func refusesChanges(t *testing.T, s *backup.Store, stamp string) {
 	}
 }
 
-// failing are the interruptions that TestRestoreFaults has fail: not close, stat and
-// readdir.
+// failing are the operations that TestRestoreFaults has fail: all but close,
+// stat and readdir.
 var failing = []string{"rename", "create", "write", "sync", "chmod", "chtimes", "remove", "mkdir", "truncate", "open", "read"}
 
 // mutations are those of them that change anything.
@@ -890,7 +890,7 @@ func (w *world) stopping(t *testing.T, at func(op, path string) bool) (s *backup
 	return s, func() bool { return stop }
 }
 
-// stoppingAt stops before the n-th of those interruptions.
+// stoppingAt stops before the n-th of those operations.
 func (w *world) stoppingAt(t *testing.T, n int) (s *backup.Store, stopped func() bool) {
 	calls := 0
 	return w.stopping(t, func(string, string) bool {
@@ -924,7 +924,7 @@ func TestRecoverAfterACrashAnywhere(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					t.Logf("%d interruptions; outcomes %v", n-1, f.recoveries)
+					t.Logf("%d operations; outcomes %v", n-1, f.recoveries)
 					break
 				}
 				f.recover(t, w)
@@ -1095,28 +1095,44 @@ func TestRestoreVerifiesWhatIsInPlace(t *testing.T) {
 	}
 }
 
+// A progressCheck is told of progress. It must go on, source by source, to
+// the bytes of each.
+type progressCheck map[string]map[string]backup.Progress // by operation and source
+
+func (c progressCheck) store(t *testing.T, w *world) *backup.Store {
+	return w.store(t, func(cfg *backup.Config) {
+		cfg.Progress = func(p backup.Progress) {
+			if c[p.Op] == nil {
+				c[p.Op] = make(map[string]backup.Progress)
+			}
+			last, ok := c[p.Op][p.Source]
+			if p.Done < last.Done || p.Done > p.Total || ok && p.Total != last.Total {
+				t.Errorf("%+v after %+v", p, last)
+			}
+			c[p.Op][p.Source] = p
+		}
+	})
+}
+
+func (c progressCheck) done(t *testing.T, op string, snap *backup.Snapshot) {
+	t.Helper()
+	want := make(map[string]backup.Progress)
+	for _, src := range snap.Sources {
+		want[src.Name] = backup.Progress{Op: op, Source: src.Name, Done: src.Bytes, Total: src.Bytes}
+	}
+	if diff := cmp.Diff(c[op], want); diff != "" {
+		t.Errorf("%s, at last (-got +want):\n%s", op, diff)
+	}
+}
+
 func TestRestoreReportsProgress(t *testing.T) {
 	w := newWorld(t, afero.NewMemMapFs(), "/srv")
 	w.seed(t)
 	snap := w.create(t, w.store(t))
-	last := make(map[string]backup.Progress)
-	s := w.store(t, func(cfg *backup.Config) {
-		cfg.Progress = func(p backup.Progress) {
-			if p.Op != "restore" {
-				return
-			}
-			if before := last[p.Source]; p.Done < before.Done || p.Done > p.Total {
-				t.Errorf("%+v after %+v", p, before)
-			}
-			last[p.Source] = p
-		}
-	})
-	w.restore(t, s, snap.Stamp)
-	for _, src := range snap.Sources {
-		if p := last[src.Name]; p.Done != src.Bytes || p.Total != src.Bytes {
-			t.Errorf("at last %+v, want %d bytes", p, src.Bytes)
-		}
-	}
+	check := make(progressCheck)
+	w.restore(t, check.store(t, w), snap.Stamp)
+	check.done(t, "validate", snap)
+	check.done(t, "restore", snap)
 }
 
 // Nothing of a snapshot is ever taken while another is being put back: what

@@ -1114,21 +1114,9 @@ func TestValidateReportsProgress(t *testing.T) {
 	w := newWorld(t, afero.NewMemMapFs(), "/srv")
 	w.seed(t)
 	snap := w.create(t, w.store(t))
-	last := make(map[string]backup.Progress)
-	s := w.store(t, func(cfg *backup.Config) {
-		cfg.Progress = func(p backup.Progress) {
-			if before := last[p.Source]; p.Op != "validate" || p.Done < before.Done || p.Done > p.Total {
-				t.Errorf("%+v after %+v", p, before)
-			}
-			last[p.Source] = p
-		}
-	})
-	w.validate(t, s, snap.Stamp, nil)
-	for _, src := range snap.Sources {
-		if p := last[src.Name]; p.Done != src.Bytes || p.Total != src.Bytes {
-			t.Errorf("at last %+v, want %d bytes", p, src.Bytes)
-		}
-	}
+	check := make(progressCheck)
+	w.validate(t, check.store(t, w), snap.Stamp, nil)
+	check.done(t, "validate", snap)
 }
 
 // Cancelling ends a validation in the middle.

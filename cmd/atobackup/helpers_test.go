@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -157,7 +158,10 @@ func (w *world) run(t *testing.T, args ...string) outcome {
 	}
 	var stdout, stderr bytes.Buffer
 	p := &program{stdout: &stdout, stderr: &stderr, terminal: w.terminal, now: func() time.Time { return w.now }}
-	code := p.run(t.Context(), args)
+	const patience = 30 * time.Second // a wait for a lock that will not come ends, too
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	code := p.run(ctx, args)
 	return outcome{code, stdout.String(), stderr.String()}
 }
 
