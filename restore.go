@@ -119,6 +119,7 @@ type restorer struct {
 	bytes    int64
 	meter    *meter
 	verified bool // all databases passed
+	replaced bool // the new state is in place
 }
 
 // run is a restore: gates, safety snapshot, staging, swap, verification.
@@ -155,12 +156,24 @@ func (r *restorer) run(ctx context.Context, stamp string, opts *RestoreOptions) 
 		r.journal.Safety = result.SafetyStamp
 	}
 	err = r.replace(ctx)
-	if err != nil && !errors.Is(err, ErrDurabilityUnknown) {
-		return nil, err
+	if err != nil && (!r.replaced || errors.Is(err, ErrRecoveryPending)) {
+		return nil, notCarriedOut(err)
 	}
 	result.IntegrityOK = r.verified
 	r.cfg.Logger.InfoContext(ctx, "snapshot restored", "stamp", stamp, "sources", result.Restored, "safety", result.SafetyStamp)
 	return result, err
+}
+
+// notCarriedOut keeps an error on the way to a restore from matching
+// ErrDurabilityUnknown, which would say that it was carried out.
+func notCarriedOut(err error) error {
+	switch {
+	case !errors.Is(err, ErrDurabilityUnknown):
+		return err
+	case errors.Is(err, ErrRecoveryPending):
+		return fmt.Errorf("%w: %v", ErrRecoveryPending, err)
+	}
+	return errors.New(err.Error())
 }
 
 func invalidSnapshot(problems []Problem) error {
@@ -284,12 +297,8 @@ func (r *restorer) takeSafetySnapshot(ctx context.Context) (string, error) {
 		req.sources = append(req.sources, safe)
 	}
 	snap, err := r.create(ctx, req)
-	if errors.Is(err, ErrDurabilityUnknown) {
-		// Of this restore it would say that it was carried out.
-		return "", fmt.Errorf("%s may not be durable: %v", snap.Stamp, err)
-	}
 	if err != nil {
-		return "", err
+		return "", notCarriedOut(err)
 	}
 	return snap.Stamp, nil
 }
@@ -323,6 +332,7 @@ func (r *restorer) replace(ctx context.Context) error {
 		}
 		return errors.Join(err, r.discard(r.journal))
 	}
+	r.replaced = true
 	r.journal.keepMade()
 	return r.discard(r.journal)
 }
