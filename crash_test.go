@@ -23,6 +23,14 @@ import (
 
 var crashFull = flag.Bool("crash.full", false, "explore every fault and every power cut, and not a sample")
 
+// skipIfShort spares the race detector what it cannot find: these tests run
+// one goroutine each.
+func skipIfShort(t *testing.T) {
+	if testing.Short() {
+		t.Skip("crash states are explored without -short")
+	}
+}
+
 // sampled reports whether case n is to be tried.
 func sampled(n, every int) bool { return *crashFull || n%every == 0 }
 
@@ -329,6 +337,7 @@ func (f *fixture) try(t *testing.T, faults ...crashfs.Fault) (*crashfs.FS, error
 }
 
 func TestPowerCuts(t *testing.T) {
+	skipIfShort(t)
 	for _, sc := range scenarios {
 		t.Run(sc.name, func(t *testing.T) {
 			t.Parallel()
@@ -392,6 +401,7 @@ func explain(t *testing.T, ops []crashfs.Op, n int) {
 }
 
 func TestFaults(t *testing.T) {
+	skipIfShort(t)
 	for _, sc := range scenarios {
 		t.Run(sc.name, func(t *testing.T) {
 			t.Parallel()
@@ -435,6 +445,7 @@ func (f *fixture) strike(t *testing.T, op crashfs.Op, fault crashfs.Fault) {
 // TestPowerCutsDuringRecover cuts the power a second time, while Recover is
 // at work.
 func TestPowerCutsDuringRecover(t *testing.T) {
+	skipIfShort(t)
 	for _, sc := range scenarios {
 		if !strings.HasPrefix(sc.name, "restore") {
 			continue
