@@ -446,6 +446,34 @@ func TestDatabaseOnAReadOnlyMountIsCopied(t *testing.T) {
 	}
 }
 
+// The store may lie in a tree by another name: that of a bind mount.
+func TestTreeThatHoldsTheStoreThroughAMountIsNotCopiedIntoItself(t *testing.T) {
+	w := osWorld(t)
+	w.write(t, "tree/a", "a")
+	w.mkdir(t, "tree/backups")
+	w.mkdir(t, "mounted")
+	mount(t, w.path("mounted"), "--bind", w.path("tree/backups"))
+	ctx, cancel := context.WithCancel(t.Context())
+	files := 0
+	s := w.store(t, withSources(w.treeSource("tree")), func(cfg *backup.Config) {
+		cfg.Dir = w.path("mounted")
+		cfg.Progress = func(backup.Progress) {
+			if files++; files == 20 {
+				cancel()
+			}
+		}
+	})
+	for range 2 {
+		snap, err := s.Create(ctx, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if snap.Files != 1 {
+			t.Errorf("%d files, want the one that is not the store's", snap.Files)
+		}
+	}
+}
+
 // A service may run where a backup of it can only read: in another container,
 // say, that has its data mounted read-only.
 func TestDatabaseOfARunningServiceOnAReadOnlyMountIsCopied(t *testing.T) {

@@ -60,7 +60,13 @@ func (s *Store) create(ctx context.Context, opts *CreateOptions) (*Snapshot, err
 	if err != nil {
 		return nil, err
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	if err := s.precheck(ctx, req); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil { // before a store is made
 		return nil, err
 	}
 	ss, err := s.write(ctx, false)

@@ -178,7 +178,7 @@ func list(ctx context.Context, c *call) (*output, error) {
 	}
 	value := struct {
 		Snapshots []backup.Snapshot `json:"snapshots"`
-	}{append([]backup.Snapshot{}, snapshots...)} // null is no list
+	}{snapshots}
 	return &output{value, func(w io.Writer) { c.writeList(w, snapshots) }}, nil
 }
 

@@ -52,7 +52,9 @@ func TestCreate(t *testing.T) {
 		if err := os.Remove(w.path("config/registry.json")); err != nil {
 			t.Fatal(err)
 		}
-		contains(t, w.must(t, exitDone, "create").stdout, "config  file               -      -  missing\n")
+		got := w.must(t, exitDone, "create", "-include", "chroma",
+			"-source", "name=chroma,kind=tree,optional,on_request,path="+w.path("nowhere"))
+		contains(t, got.stdout, "config  file               -      -  missing\n", "chroma  tree               -      -  missing\n")
 	})
 	t.Run("source_missing", func(t *testing.T) {
 		w := newWorld(t)
