@@ -100,8 +100,10 @@ func (c *capture) locate(ctx context.Context, t *target) (err error) {
 	}
 	t.bytes = fi.size
 	if t.DB == nil {
-		if err := c.held.check(t.dir, t.name); err != nil {
-			return err
+		for _, suffix := range append([]string{""}, sidecars...) {
+			if err := c.held.check(t.dir, t.name+suffix); err != nil {
+				return err
+			}
 		}
 	}
 	if t.Kind == Database {

@@ -3,6 +3,7 @@ package backup
 import (
 	"database/sql"
 	"fmt"
+	"reflect"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -29,16 +30,35 @@ var foreignDrivers = []string{
 // foreignDriverLinked reports whether this program has such a driver in it,
 // as far as that can be told.
 var foreignDriverLinked = sync.OnceValue(func() bool {
-	if slices.Contains(sql.Drivers(), "sqlite") { // modernc's; ncruces' and mattn's is sqlite3
+	if slices.ContainsFunc(sql.Drivers(), isForeignDriver) {
 		return true
 	}
 	info, ok := debug.ReadBuildInfo()
 	return ok && slices.ContainsFunc(info.Deps, func(m *debug.Module) bool {
-		return slices.ContainsFunc(foreignDrivers, func(path string) bool {
-			return m.Path == path || strings.HasPrefix(m.Path, path+"/")
-		})
+		return isForeignModule(m.Path)
 	})
 })
+
+// isForeignDriver reports whether a driver of database/sql is of one of those
+// modules. Opening it connects to nothing.
+func isForeignDriver(name string) bool {
+	db, err := sql.Open(name, "")
+	if err != nil {
+		return false
+	}
+	defer db.Close() // nothing was connected
+	t := reflect.TypeOf(db.Driver())
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	return isForeignModule(t.PkgPath())
+}
+
+func isForeignModule(path string) bool {
+	return slices.ContainsFunc(foreignDrivers, func(module string) bool {
+		return path == module || strings.HasPrefix(path, module+"/")
+	})
+}
 
 // A heldFiles knows the files of this process that must not be opened.
 type heldFiles map[any]bool // by fileID

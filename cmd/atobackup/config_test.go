@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -84,6 +85,25 @@ func TestConfigFile(t *testing.T) {
 		BusyTimeout: 90 * time.Second,
 	}
 	diffConfig(t, got, want)
+}
+
+// The manual's example is one that works.
+func TestConfigOfManual(t *testing.T) {
+	manual, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, example, _ := strings.Cut(string(manual), "\n//\t{\n")
+	example, _, _ = strings.Cut(example, "\n//\t}\n")
+	w := newWorld(t)
+	w.write(t, "backup.json", "{\n"+strings.ReplaceAll(example, "//\t", "")+"\n}")
+	cfg := configOf(t, "-config", w.path("backup.json"))
+	if len(cfg.Sources) != 3 || cfg.Retention.MinKeep != 2 || cfg.Location.String() != "Europe/Berlin" {
+		t.Errorf("got %+v", cfg)
+	}
+	if _, err := backup.New(cfg); err != nil {
+		t.Error(err)
+	}
 }
 
 // configOf returns what a command line makes of settings.

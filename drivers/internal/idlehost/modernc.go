@@ -1,0 +1,7 @@
+//go:build !cgo || modernc
+
+package main
+
+import _ "modernc.org/sqlite"
+
+const driverName = "sqlite"

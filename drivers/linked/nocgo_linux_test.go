@@ -1,0 +1,5 @@
+//go:build !cgo
+
+package linked
+
+const haveCgo = false

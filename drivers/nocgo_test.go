@@ -1,0 +1,6 @@
+//go:build !cgo
+
+package drivers
+
+// mattn has nothing: that driver is C.
+var mattn []driver
