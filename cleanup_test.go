@@ -333,6 +333,31 @@ func TestCleanupGoesOnAfterAFailure(t *testing.T) {
 	})
 }
 
+// What cannot be read at the moment may be good: a want of file descriptors
+// must not cost anybody his snapshots.
+func TestCleanupKeepsWhatItCannotRead(t *testing.T) {
+	for _, op := range []string{"open", "read", "stat"} {
+		w := newWorld(t, afero.NewMemMapFs(), "/srv")
+		stamps := w.createOn(t, w.small(t), day("2026-04-01"), day("2026-04-02"), day("2026-04-03"))
+		s := w.faulty(t, func(o, p string) error {
+			if o == op && p == w.snapshot(stamps[0], metadataFile) {
+				return syscall.EMFILE
+			}
+			return nil
+		})
+		got, err := s.Cleanup(t.Context(), removeAllButNewest)
+		if err != nil {
+			t.Fatalf("%s: %v", op, err)
+		}
+		if d := decision(t, got, stamps[0]); !d.Keep || got.Deleted != 1 {
+			t.Errorf("%s: %+v", op, got)
+		}
+		if r := w.validate(t, w.store(t), stamps[0], nil); !r.Valid {
+			t.Errorf("%s: %+v", op, r)
+		}
+	}
+}
+
 func TestCleanupCancelled(t *testing.T) {
 	w := newWorld(t, afero.NewMemMapFs(), "/srv")
 	stamps := w.createOn(t, w.small(t), day("2026-04-01"), day("2026-04-02"), day("2026-04-03"))

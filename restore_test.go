@@ -174,6 +174,35 @@ func TestRestoreRefusesWhileADatabaseOfATreeIsOpen(t *testing.T) {
 	})
 }
 
+// A service that is started while the restore is being prepared is seen.
+func TestRestoreNoticesAServiceThatStarts(t *testing.T) {
+	memoryAndOs(t, func(t *testing.T, w *world) {
+		w.small(t)
+		stamp := w.create(t, w.store(t)).Stamp
+		w.change(t)
+		before := w.liveState(t)
+		var c *sqlite3.Conn
+		s := w.store(t, func(cfg *backup.Config) {
+			cfg.Progress = func(p backup.Progress) {
+				if p.Op == "restore" && c == nil {
+					c = w.open(t, "data/atocore.db", "BEGIN; SELECT * FROM t")
+				}
+			}
+		})
+		r, err := s.Restore(t.Context(), stamp, confirmed)
+		if r != nil || !errors.Is(err, backup.ErrServiceRunning) {
+			t.Errorf("%+v, %v", r, err)
+		}
+		if diff := cmp.Diff(w.liveState(t), before); diff != "" || w.pending(t) {
+			t.Errorf("(-after +before):\n%s", diff)
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+		w.restore(t, w.store(t), stamp)
+	})
+}
+
 const childEnv = "ATOBACKUP_TEST_CHILD"
 
 // A service in another process is seen too.
@@ -663,6 +692,56 @@ func TestRestoreOfEmptyTree(t *testing.T) {
 			t.Errorf("onto nothing (-got +want):\n%s", diff)
 		}
 	})
+}
+
+// Whatever lies where a source was is put aside, and in the way of nothing.
+func TestRestoreOverWhatIsNoFile(t *testing.T) {
+	for _, name := range []string{"data/atocore.db", "config/project-registry.json"} {
+		t.Run(filepath.Base(name), func(t *testing.T) {
+			memoryAndOs(t, func(t *testing.T, w *world) {
+				s := w.small(t)
+				stamp := w.create(t, s).Stamp
+				w.restore(t, s, stamp)
+				want := w.liveState(t)
+				w.drop(t, name)
+				w.write(t, name+"/file", "in a directory where a file was")
+				if _, err := s.Restore(t.Context(), stamp, &backup.RestoreOptions{ConfirmServiceStopped: true, SkipSafetySnapshot: true}); err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(w.liveState(t), want); diff != "" {
+					t.Errorf("(-got +want):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+// A fullFs has little room left.
+type fullFs struct {
+	afero.Fs
+	free int64 // bytes
+}
+
+func (f *fullFs) Free(string) (int64, error) { return f.free, nil }
+
+func TestRestoreWithoutSpace(t *testing.T) {
+	w := newWorld(t, afero.NewMemMapFs(), "/srv")
+	w.small(t)
+	stamp := w.create(t, w.store(t)).Stamp
+	w.change(t)
+	before := w.tree(t, ".")
+	for name, opts := range map[string]*backup.RestoreOptions{
+		"for_the_safety_snapshot": confirmed,
+		"for_the_staged_files":    {ConfirmServiceStopped: true, SkipSafetySnapshot: true},
+	} {
+		s := w.store(t, func(cfg *backup.Config) { cfg.Fs = &fullFs{w.fs, 10} })
+		if r, err := s.Restore(t.Context(), stamp, opts); r != nil || !errors.Is(err, backup.ErrNoSpace) {
+			t.Errorf("%s: %+v, %v", name, r, err)
+		}
+		if diff := cmp.Diff(w.tree(t, "."), before); diff != "" || w.pending(t) {
+			t.Errorf("%s (-after +before):\n%s", name, diff)
+		}
+	}
 }
 
 // A capture with recorded problems is not restored, unless they are

@@ -857,15 +857,16 @@ func TestManifestRefused(t *testing.T) {
 		name   string
 		change func(t *testing.T, lines []string) []string
 	}{
-		{"traversal", insert(dir("config/../x"), "config/project-registry.json")},
-		{"traversal_at_the_end", insert(dir("config/.."), "config/project-registry.json")},
+		// A tree may have any entry that is sound.
+		{"traversal", insert(dir("chroma/../x"), "chroma/a")},
+		{"traversal_at_the_end", insert(dir("chroma/.."), "chroma/a")},
 		{"traversal_at_the_beginning", insert(dir(".."), "chroma")},
-		{"dot", insert(dir("config/."), "config/project-registry.json")},
-		{"empty_element", insert(dir("config//x"), "config/project-registry.json")},
+		{"dot", insert(dir("chroma/."), "chroma/a")},
+		{"empty_element", insert(dir("chroma//x"), "chroma/a")},
 		{"absolute", insert(dir("/etc"), "chroma")},
 		{"empty_path", insert(dir(""), "chroma")},
-		{"nul", insert(`{"path":"config/a\u0000b","type":"dir","mode":"0700"}`, "config/project-registry.json")},
-		{"backslash", insert(dir(`config/a\b`), "config/project-registry.json")},
+		{"nul", insert(`{"path":"chroma/a\u0000b","type":"dir","mode":"0700"}`, "chroma/b")},
+		{"backslash", insert(dir(`chroma/a\b`), "chroma/b")},
 		{"case_collision", insert(dir("chroma/B"), "chroma/a")},
 		{"case_collision_of_sources", insert(dir("CONFIG"), "chroma")},
 		{"duplicate", func(_ *testing.T, lines []string) []string { return slices.Insert(lines, 1, lines[0]) }},
@@ -906,9 +907,12 @@ func TestManifestRefused(t *testing.T) {
 		{"hash_missing", func(t *testing.T, lines []string) []string {
 			return strings.SplitAfter(regexp.MustCompile(`,"sha256":"[0-9a-f]+"`).ReplaceAllString(strings.Join(lines, ""), ""), "\n")
 		}},
-		{"link_without_target", insert(`{"path":"chroma/A","type":"link"}`, "chroma/a")},
-		{"link_with_hash", insert(`{"path":"chroma/A","type":"link",`+someHash+`,"target":"b"}`, "chroma/a")},
-		{"file_with_target", change(`"type":"file"`, `"type":"file","target":"x"`)},
+		{"link_without_target", insert(`{"path":"chroma/0","type":"link"}`, "chroma/a")},
+		{"link_with_hash", insert(`{"path":"chroma/0","type":"link",`+someHash+`,"target":"b"}`, "chroma/a")},
+		{"file_with_target", func(_ *testing.T, lines []string) []string {
+			lines[1] = strings.TrimSuffix(lines[1], "}\n") + `,"target":"b"}` + "\n"
+			return lines
+		}},
 
 		// A Database or a File has one entry of its kind, be it that of a
 		// raw copy with its sidecars. Anything else would be put beside, or
@@ -942,6 +946,16 @@ func TestManifestRefused(t *testing.T) {
 			}
 		})
 	}
+	t.Run("duplicate_among_posix_names", func(t *testing.T) {
+		w := newWorld(t, afero.NewMemMapFs(), "/srv")
+		s := w.small(t)
+		stamp := w.create(t, s).Stamp
+		w.forgeManifest(t, stamp, func(lines []string) []string { return slices.Insert(lines, 1, lines[0]) })
+		w.forgeMetadata(t, stamp, replace(t, `"posix_names": false`, `"posix_names": true`))
+		if r := w.validate(t, s, stamp, nil); !errors.Is(r.Err(), backup.CodeManifestInvalid) {
+			t.Errorf("%+v", r)
+		}
+	})
 	t.Run("but_not_for_being_resealed", func(t *testing.T) {
 		w := newWorld(t, afero.NewMemMapFs(), "/srv")
 		s := w.small(t)
