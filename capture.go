@@ -100,10 +100,8 @@ func (c *capture) locate(ctx context.Context, t *target) (err error) {
 	}
 	t.bytes = fi.size
 	if t.DB == nil {
-		for _, suffix := range append([]string{""}, sidecars...) {
-			if err := c.held.check(t.dir, t.name+suffix); err != nil {
-				return err
-			}
+		if err := c.held.checkDatabase(t.dir, t.name); err != nil {
+			return err
 		}
 	}
 	if t.Kind == Database {
@@ -201,6 +199,9 @@ func (c *capture) pinTarget(ctx context.Context, t *target) error {
 			return err
 		}
 		names = []string{t.name}
+		if err := findHeldFiles().checkDatabase(t.dir, t.name); err != nil { // Quiesce took its time
+			return err
+		}
 	}
 	for _, name := range names {
 		p, err := pinDatabase(ctx, t.dir, name, c.cfg.BusyTimeout)
@@ -243,6 +244,7 @@ func (c *capture) copyTarget(ctx context.Context, t *target) error {
 		if err := c.quiesce(ctx, t); err != nil {
 			return err
 		}
+		c.held = findHeldFiles() // that took its time, and so did the sources before
 	}
 	if t.release != nil {
 		defer t.release()
@@ -257,7 +259,7 @@ func (c *capture) copyTarget(ctx context.Context, t *target) error {
 	to := path.Join(t.Name, filepath.Base(t.Path)) // the host's name for it, also of a link
 	if t.Kind == Database {
 		err = c.copyDatabase(ctx, t, t.name, to)
-	} else {
+	} else if err = c.held.check(t.dir, t.name); err == nil {
 		err = c.vanished(t, to, c.copyFile(ctx, t, t.name, to, typeFile))
 	}
 	return errors.Join(err, c.out.syncDir(t.Name))

@@ -2,7 +2,6 @@ package backup
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -94,7 +93,7 @@ func (w *writeErrors) WriteAt(p []byte, off int64) (int, error) {
 func (c *capture) vacuumInto(ctx context.Context, t *target, to string) error {
 	return c.out.createFile(to, func(f afero.File) error {
 		if c.out.native {
-			return vacuumInto(ctx, t.DB, c.out.full(to), f)
+			return c.vacuum(ctx, t, c.out.full(to), f)
 		}
 		temp, err := os.CreateTemp("", "atobackup-*.db") // a driver reaches no other file system
 		if err != nil {
@@ -102,7 +101,7 @@ func (c *capture) vacuumInto(ctx context.Context, t *target, to string) error {
 		}
 		defer os.Remove(temp.Name())
 		defer temp.Close()
-		if err := vacuumInto(ctx, t.DB, temp.Name(), temp); err != nil {
+		if err := c.vacuum(ctx, t, temp.Name(), temp); err != nil {
 			return err
 		}
 		_, err = copyBytes(ctx, f, temp, c.moved(t))
@@ -110,21 +109,27 @@ func (c *capture) vacuumInto(ctx context.Context, t *target, to string) error {
 	})
 }
 
-func vacuumInto(ctx context.Context, db *sql.DB, native string, f afero.File) error {
-	var mode string
-	if err := db.QueryRowContext(ctx, "PRAGMA journal_mode").Scan(&mode); err != nil {
-		return sourceError{err}
+func (c *capture) vacuum(ctx context.Context, t *target, native string, f afero.File) error {
+	fi, err := t.dir.lstat(t.name)
+	if err != nil {
+		return err
 	}
-	if _, err := db.ExecContext(ctx, "VACUUM INTO ?", native); err != nil {
-		return sourceError{err}
+	conn, err := t.DB.Conn(ctx)
+	if err != nil {
+		return sourceError{hostBusy(err)}
 	}
-	if mode != "wal" {
+	defer conn.Close() // back into the host's pool
+	wal, err := vacuumInto(ctx, conn, fi.sys, native, c.cfg.BusyTimeout)
+	if err != nil {
+		return sourceError{hostBusy(err)}
+	}
+	if !wal {
 		return nil
 	}
 	// VACUUM makes a database in rollback mode of any. The two versions in
 	// the header are all that marks one as WAL:
 	// https://sqlite.org/fileformat.html#file_format_version_numbers.
-	_, err := f.WriteAt([]byte{2, 2}, 18)
+	_, err = f.WriteAt([]byte{2, 2}, 18)
 	return err
 }
 

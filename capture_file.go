@@ -70,6 +70,9 @@ func (c *capture) copyTree(ctx context.Context, t *target) error {
 				return nil // an index of a WAL is never data
 			}
 		}
+		if err := c.held.check(t.dir, name); err != nil {
+			return err
+		}
 		kind, err := c.copyTreeFile(ctx, t, name, fi)
 		databases[name] = kind
 		return err

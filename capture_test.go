@@ -1582,7 +1582,6 @@ func TestLinkThatIsSwappedInIsNotFollowed(t *testing.T) {
 	}
 }
 
-
 // A database in a tree is copied hot, with what its WAL has; its sidecars
 // are of no use beside the copy. What only looks like one is kept.
 func TestDatabaseInATreeIsCopiedHot(t *testing.T) {

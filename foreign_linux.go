@@ -1,50 +1,63 @@
 package backup
 
 import (
-	"bufio"
+	"bytes"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strings"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
 
 // findHeldFiles returns the files on which this process has POSIX locks and,
-// if a driver that takes them is linked in, all that it has open: an idle
-// connection has no lock. See proc_locks(5).
+// if a driver that takes them is linked in, the databases that it has open:
+// an idle connection has no lock. No file is opened to find out, only those
+// of proc(5): closing one would do the harm.
 func findHeldFiles() heldFiles {
 	held := make(heldFiles)
-	locks, err := os.Open("/proc/locks")
-	if err == nil {
-		defer locks.Close()
-		for lines := bufio.NewScanner(locks); lines.Scan(); {
-			held.addLock(lines.Text())
+	linked := foreignDriverLinked()
+	fds, _ := os.ReadDir("/proc/self/fd")
+	for _, e := range fds {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
 		}
-	}
-	if !foreignDriverLinked() {
-		return held
-	}
-	fds, _ := filepath.Glob("/proc/self/fd/*")
-	for _, fd := range fds {
-		if fi, err := os.Stat(fd); err == nil && fi.Mode().IsRegular() {
-			held[fileID(fi, fd)] = true
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+			continue
+		}
+		posix, ofd := locksOf(fd)
+		if posix || linked && !ofd && mayBeDatabase(fd, st.Size) {
+			held[[2]uint64{uint64(st.Dev), st.Ino}] = true
 		}
 	}
 	return held
 }
 
-// addLock adds the file of a line such as
-//
-//	5: POSIX  ADVISORY  WRITE 1234 08:01:1573 128 128
-func (h heldFiles) addLock(line string) {
-	fields := strings.Fields(line)
-	if len(fields) < 6 || fields[1] != "POSIX" || fields[4] != fmt.Sprint(os.Getpid()) {
-		return
+// locksOf reports which kinds of locks were taken through a descriptor:
+// those of the process, and those of the descriptor, which are what the
+// driver that this library uses takes. (Unlike those of /proc/locks, the
+// lines of fdinfo name no device, which overlayfs and btrfs disguise.)
+func locksOf(fd int) (posix, ofd bool) {
+	info, _ := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
+	for line := range bytes.Lines(info) {
+		if fields := bytes.Fields(line); len(fields) > 2 && string(fields[0]) == "lock:" {
+			posix = posix || string(fields[2]) == "POSIX"
+			ofd = ofd || string(fields[2]) == "OFDLCK"
+		}
 	}
-	var major, minor uint32
-	var inode uint64
-	if n, _ := fmt.Sscanf(fields[5], "%x:%x:%d", &major, &minor, &inode); n == 3 {
-		h[[2]uint64{unix.Mkdev(major, minor), inode}] = true
+	return posix, ofd
+}
+
+// mayBeDatabase reports whether a connection that can write may be behind a
+// descriptor: on a database, or on an empty file that is to be one. A
+// connection that only reads has no committed rows to lose.
+func mayBeDatabase(fd int, size int64) bool {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if err != nil || flags&unix.O_ACCMODE != unix.O_RDWR {
+		return false
 	}
+	header := make([]byte, len(sqliteHeader))
+	n, err := unix.Pread(fd, header, 0)
+	return err == nil && (size == 0 || bytes.Equal(header[:n], sqliteHeader))
 }

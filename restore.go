@@ -143,9 +143,6 @@ func (r *restorer) run(ctx context.Context, stamp string, opts *RestoreOptions) 
 		result.IntegrityOK = report.DBOK
 		return result, nil
 	}
-	if err := r.checkHeld(); err != nil {
-		return nil, err
-	}
 	if err := r.probe(ctx); err != nil {
 		return nil, err
 	}
@@ -224,26 +221,29 @@ func (r *restorer) selectSources(names []string) error {
 
 // checkHeld refuses to go on if this process itself has a database open
 // through a driver whose locks the probe would drop.
-func (r *restorer) checkHeld() error {
-	c := &capture{Store: r.Store, lenient: true, held: findHeldFiles()}
-	if len(c.held) == 0 {
+func (r *restorer) checkHeld(ctx context.Context) error {
+	held := findHeldFiles()
+	if len(held) == 0 {
 		return nil
 	}
-	defer c.close()
-	var sources []Source
 	for _, src := range r.sources {
-		sources = append(sources, *src)
-		sources[len(sources)-1].DB = nil
-	}
-	err := c.locateSources(context.Background(), sources)
-	if errors.Is(err, ErrForeignDriver) {
-		return fmt.Errorf("%w: %w", ErrServiceRunning, err)
+		c := &capture{Store: r.Store, lenient: true, held: held}
+		safe := *src
+		safe.DB = nil
+		err := c.locateSources(ctx, []Source{safe})
+		c.close()
+		if errors.Is(err, ErrForeignDriver) {
+			return fmt.Errorf("%w: %w", ErrServiceRunning, err)
+		}
 	}
 	return nil // the rest is for others to tell
 }
 
 // probe refuses to go on if a database is seen to be open.
 func (r *restorer) probe(ctx context.Context) error {
+	if err := r.checkHeld(ctx); err != nil {
+		return err
+	}
 	for _, src := range r.sources {
 		root, base, err := r.swapRoot(src)
 		if err != nil {

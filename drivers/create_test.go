@@ -340,6 +340,21 @@ func TestCreateOddNames(t *testing.T) {
 	}
 }
 
+// TestCreateWrongDB: a DB that is on another file than Path is a mistake
+// that must not wait for a restore to be found.
+func TestCreateWrongDB(t *testing.T) {
+	eachHost(t, func(t *testing.T, driver driver, mode string) {
+		h := startHost(t, driver, mode, filepath.Join(t.TempDir(), "app.db"))
+		other := startHost(t, driver, mode, filepath.Join(t.TempDir(), "other.db"))
+		src := h.source()
+		src.DB = other.db
+		d := newDrill(t, src)
+		if snap, err := d.store.Create(t.Context(), nil); err == nil {
+			t.Errorf("got snapshot %s of another database than %s", snap.Stamp, h.path)
+		}
+	})
+}
+
 func commit(t *testing.T, h *host) {
 	t.Helper()
 	if err := h.commit(t.Context()); err != nil {
