@@ -12,15 +12,13 @@ import (
 	"sync"
 )
 
-// A target is a source as it lies on the file system. Its name is that of a
-// file in dir, or "." for a tree.
+// A target is a source as it lies on the file system.
 type target struct {
 	*Source
-	dir       *dir // nil if it is missing
-	name      string
+	place                 // its name is "." for a tree; no directory if it is missing
 	bytes     int64       // what it will take, about
 	layout    *treeLayout // of a tree
-	databases []string    // of a tree, the ones to pin before anything is copied
+	databases []place     // of a tree, the ones to pin before anything is copied
 	skipped   []string    // of a tree, what is neither file, directory nor link
 	release   func()      // ends its quiescence
 }
@@ -40,6 +38,7 @@ type capture struct {
 	held heldFiles
 
 	pins     map[string]*pin // by full path
+	unpinned map[string]bool // those that could not be pinned
 	releases []func()        // of sources that are quiescent
 
 	entries  manifest
@@ -91,21 +90,21 @@ func (c *capture) locate(ctx context.Context, t *target) (err error) {
 	if t.dir, t.name, err = locate(c.cfg.Fs, t.Path); err != nil {
 		return err
 	}
-	fi, err := t.dir.lstat(t.name)
+	fi, err := t.lstat()
 	if err != nil {
 		return err
 	}
 	if !fi.isRegular() {
-		return &fs.PathError{Op: "open", Path: t.dir.full(t.name), Err: errNotRegular}
+		return &fs.PathError{Op: "open", Path: t.full(), Err: errNotRegular}
 	}
 	t.bytes = fi.size
 	if t.DB == nil {
-		if err := c.held.checkDatabase(t.dir, t.name); err != nil {
+		if err := c.held.checkDatabase(t.place); err != nil {
 			return err
 		}
 	}
 	if t.Kind == Database {
-		if wal, err := t.dir.lstat(t.name + "-wal"); err == nil {
+		if wal, err := t.beside("-wal").lstat(); err == nil {
 			t.bytes += wal.size // most of it replaces pages, but it may add
 		}
 	}
@@ -118,27 +117,27 @@ func (t *target) hasSidecars() bool {
 		return false
 	}
 	return slices.ContainsFunc(sidecars, func(suffix string) bool {
-		_, err := t.dir.lstat(t.name + suffix)
+		_, err := t.beside(suffix).lstat()
 		return err == nil
 	})
 }
 
 // scan sums up a tree and finds its databases.
 func (t *target) scan(ctx context.Context, held heldFiles) error {
-	return t.dir.walk(ctx, t.name, func(name string, fi fileInfo) error {
+	return t.dir.walk(ctx, t.name, func(at place, name string, fi fileInfo) error {
 		if t.layout.isHole(name) || fi.isStore(t.layout.store) {
 			return skip(fi)
 		}
 		t.bytes += fi.size
-		if err := held.check(t.dir, name); err != nil {
+		if err := held.check(at); err != nil {
 			return err
 		}
 		if !fi.isRegular() || len(t.databases) == maxPins || t.Quiesce != nil {
 			return nil
 		}
-		isDB, err := hasDatabaseHeader(t.dir, name, fi)
+		isDB, err := hasDatabaseHeader(at, fi)
 		if isDB {
-			t.databases = append(t.databases, name)
+			t.databases = append(t.databases, place{t.dir, name}) // that one stays open
 		}
 		return ignoreNotExist(err)
 	}, func(string) {})
@@ -190,7 +189,7 @@ func (c *capture) release() {
 // pinTarget pins the databases of a target, a Database's within its
 // quiescence. Those of a tree with Quiesce wait for that.
 func (c *capture) pinTarget(ctx context.Context, t *target) error {
-	names := t.databases
+	databases := t.databases
 	if t.dir == nil {
 		return nil
 	}
@@ -198,24 +197,25 @@ func (c *capture) pinTarget(ctx context.Context, t *target) error {
 		if err := c.quiesce(ctx, t); err != nil || t.DB != nil {
 			return err
 		}
-		names = []string{t.name}
-		if err := findHeldFiles().checkDatabase(t.dir, t.name); err != nil { // Quiesce took its time
+		databases = []place{t.place}
+		if err := findHeldFiles().checkDatabase(t.place); err != nil { // Quiesce took its time
 			return err
 		}
 	}
-	for _, name := range names {
-		p, err := pinDatabase(ctx, t.dir, name, c.cfg.BusyTimeout)
+	for _, db := range databases {
+		p, err := pinDatabase(ctx, db, c.cfg.BusyTimeout)
 		if err == nil {
-			c.pins[t.dir.full(name)] = p
+			c.pins[db.full()] = p
 			continue
 		}
+		c.unpinned[db.full()] = true
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if t.Kind == Database && !c.mayCopyRaw(err) {
-			return fmt.Errorf("%s: %w", t.dir.full(name), err)
+			return fmt.Errorf("%s: %w", db.full(), err)
 		}
-		c.cfg.Logger.WarnContext(ctx, "database cannot be copied hot", "path", t.dir.full(name), "error", err)
+		c.cfg.Logger.WarnContext(ctx, "database cannot be copied hot", "path", db.full(), "error", err)
 	}
 	return nil
 }
@@ -258,9 +258,9 @@ func (c *capture) copyTarget(ctx context.Context, t *target) error {
 	var err error
 	to := path.Join(t.Name, filepath.Base(t.Path)) // the host's name for it, also of a link
 	if t.Kind == Database {
-		err = c.copyDatabase(ctx, t, t.name, to)
-	} else if err = c.held.check(t.dir, t.name); err == nil {
-		err = c.vanished(t, to, c.copyFile(ctx, t, t.name, to, typeFile))
+		err = c.copyDatabase(ctx, t, t.place, to)
+	} else if err = c.held.check(t.place); err == nil {
+		err = c.vanished(t, to, c.copyFile(ctx, t, t.place, to, typeFile))
 	}
 	return errors.Join(err, c.out.syncDir(t.Name))
 }

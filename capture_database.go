@@ -12,12 +12,12 @@ import (
 
 // copyDatabase copies a live database hot. What cannot be copied so, in a
 // tree, for a safety snapshot, or because it is damaged, is copied as it lies.
-func (c *capture) copyDatabase(ctx context.Context, t *target, name, to string) error {
-	fi, err := t.dir.lstat(name)
+func (c *capture) copyDatabase(ctx context.Context, t *target, from place, to string) error {
+	fi, err := from.lstat()
 	if err != nil && !t.hasSidecars() {
 		return err
 	}
-	err = c.copyHot(ctx, t, name, to)
+	err = c.copyHot(ctx, t, from, fi, to)
 	if err == nil {
 		err = c.record(ctx, t, to, fi)
 	}
@@ -27,9 +27,9 @@ func (c *capture) copyDatabase(ctx context.Context, t *target, name, to string) 
 	switch {
 	case t.Kind != Database:
 		c.note(CodeRawCopy, t, to, err.Error())
-		return c.copyFile(ctx, t, name, to, typeRaw)
+		return c.copyFile(ctx, t, from, to, typeRaw)
 	case c.mayCopyRaw(err):
-		return c.copyRaw(ctx, t, name, to, err.Error())
+		return c.copyRaw(ctx, t, from, to, err.Error())
 	}
 	return err
 }
@@ -50,19 +50,14 @@ func isSourceError(err error) bool {
 	return ok
 }
 
-func (c *capture) copyHot(ctx context.Context, t *target, name, to string) error {
+func (c *capture) copyHot(ctx context.Context, t *target, from place, fi fileInfo, to string) error {
 	if t.DB != nil {
 		return c.vacuumInto(ctx, t, to)
 	}
-	full := t.dir.full(name)
-	p := c.pins[full]
-	if p == nil {
-		var err error
-		if p, err = pinDatabase(ctx, t.dir, name, c.cfg.BusyTimeout); err != nil {
-			return sourceError{fmt.Errorf("%s: %w", full, err)}
-		}
+	p, err := c.pinned(ctx, from, fi)
+	if err != nil {
+		return sourceError{fmt.Errorf("%s: %w", from.full(), err)}
 	}
-	delete(c.pins, full)
 	defer p.close()
 	return c.out.createFile(to, func(f afero.File) error {
 		w := &writeErrors{File: f}
@@ -72,6 +67,26 @@ func (c *capture) copyHot(ctx context.Context, t *target, name, to string) error
 		}
 		return err
 	})
+}
+
+// pinned returns the pin of a database, which is the caller's now, or pins it
+// if its turn has not come yet. One that could not be pinned before is tried
+// again, but not waited for.
+func (c *capture) pinned(ctx context.Context, db place, fi fileInfo) (*pin, error) {
+	full := db.full()
+	p := c.pins[full]
+	delete(c.pins, full)
+	if p != nil && p.info.sameFile(fi) {
+		return p, nil
+	}
+	if p != nil { // of a file that is not there any more
+		p.close()
+	}
+	patience := c.cfg.BusyTimeout
+	if c.unpinned[full] {
+		patience = 0
+	}
+	return pinDatabase(ctx, db, patience)
 }
 
 // writeErrors remembers whether writing failed, so that a failed copy can be
@@ -110,7 +125,7 @@ func (c *capture) vacuumInto(ctx context.Context, t *target, to string) error {
 }
 
 func (c *capture) vacuum(ctx context.Context, t *target, native string, f afero.File) error {
-	fi, err := t.dir.lstat(t.name)
+	fi, err := t.lstat()
 	if err != nil {
 		return err
 	}
@@ -135,15 +150,15 @@ func (c *capture) vacuum(ctx context.Context, t *target, native string, f afero.
 
 // copyRaw copies a database's files as they lie, with their sidecars, for
 // want of better: what was committed may be in any of them.
-func (c *capture) copyRaw(ctx context.Context, t *target, name, to, why string) error {
+func (c *capture) copyRaw(ctx context.Context, t *target, from place, to, why string) error {
 	c.note(CodeRawCopy, t, to, why)
 	for _, suffix := range append([]string{""}, sidecars...) {
-		fi, err := t.dir.lstat(name + suffix)
+		fi, err := from.beside(suffix).lstat()
 		if errors.Is(err, fs.ErrNotExist) || err == nil && !fi.isRegular() {
 			continue
 		}
 		if err == nil {
-			err = c.copyFile(ctx, t, name+suffix, to+suffix, typeRaw)
+			err = c.copyFile(ctx, t, from.beside(suffix), to+suffix, typeRaw)
 		}
 		if err != nil {
 			return err

@@ -25,11 +25,11 @@ func skip(fi fileInfo) error {
 }
 
 // hasDatabaseHeader reports whether a file of a tree is a SQLite database.
-func hasDatabaseHeader(d *dir, name string, fi fileInfo) (bool, error) {
+func hasDatabaseHeader(at place, fi fileInfo) (bool, error) {
 	if fi.size < 512 { // the smallest page
 		return false, nil
 	}
-	f, _, err := d.open(name)
+	f, _, err := at.open()
 	if errors.Is(err, errNotRegular) {
 		return false, nil
 	}
@@ -49,7 +49,7 @@ func hasDatabaseHeader(d *dir, name string, fi fileInfo) (bool, error) {
 func (c *capture) copyTree(ctx context.Context, t *target) error {
 	databases := make(map[string]entryType) // whose sidecars are left out
 	var dirs []entry
-	err := t.dir.walk(ctx, ".", func(name string, fi fileInfo) error {
+	err := t.dir.walk(ctx, ".", func(at place, name string, fi fileInfo) error {
 		to := path.Join(t.Name, name)
 		switch {
 		case t.layout.isHole(name) || fi.isStore(t.layout.store):
@@ -59,7 +59,7 @@ func (c *capture) copyTree(ctx context.Context, t *target) error {
 			dirs = append(dirs, c.entries[len(c.entries)-1])
 			return err
 		case fi.isLink():
-			return c.copyLink(t, name, to)
+			return c.copyLink(t, at, to)
 		case !fi.isRegular():
 			t.skipped = append(t.skipped, name)
 			return nil
@@ -70,10 +70,10 @@ func (c *capture) copyTree(ctx context.Context, t *target) error {
 				return nil // an index of a WAL is never data
 			}
 		}
-		if err := c.held.check(t.dir, name); err != nil {
+		if err := c.held.check(at); err != nil {
 			return err
 		}
-		kind, err := c.copyTreeFile(ctx, t, name, fi)
+		kind, err := c.copyTreeFile(ctx, t, at, to, fi)
 		databases[name] = kind
 		return err
 	}, func(name string) {
@@ -94,18 +94,17 @@ func (c *capture) copyTree(ctx context.Context, t *target) error {
 }
 
 // copyTreeFile copies one file of a tree, and returns as what.
-func (c *capture) copyTreeFile(ctx context.Context, t *target, name string, fi fileInfo) (kind entryType, err error) {
-	to := path.Join(t.Name, name)
-	isDB := c.pins[t.dir.full(name)] != nil
+func (c *capture) copyTreeFile(ctx context.Context, t *target, at place, to string, fi fileInfo) (kind entryType, err error) {
+	isDB := c.pins[at.full()] != nil
 	if !isDB {
-		if isDB, err = hasDatabaseHeader(t.dir, name, fi); err != nil {
+		if isDB, err = hasDatabaseHeader(at, fi); err != nil {
 			return "", c.vanished(t, to, err)
 		}
 	}
 	if isDB {
-		err = c.copyDatabase(ctx, t, name, to)
+		err = c.copyDatabase(ctx, t, at, to)
 	} else {
-		err = c.copyFile(ctx, t, name, to, typeFile)
+		err = c.copyFile(ctx, t, at, to, typeFile)
 	}
 	if err != nil {
 		return "", c.vanished(t, to, err)
@@ -118,9 +117,9 @@ func (c *capture) copyTreeFile(ctx context.Context, t *target, name string, fi f
 // passes on any other error.
 func (c *capture) vanished(t *target, to string, err error) error {
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case isGone(err):
 		c.note(CodeFileVanished, t, to, "removed or renamed before it was copied")
-	case errors.Is(err, errNotRegular), errors.Is(err, errReplaced), t.dir.displaced(path.Dir(strings.TrimPrefix(to, t.Name+"/"))):
+	case errors.Is(err, errNotRegular), errors.Is(err, errReplaced):
 		c.note(CodeFileChanged, t, to, "replaced by something else before it was copied")
 	default:
 		return err
@@ -128,8 +127,8 @@ func (c *capture) vanished(t *target, to string, err error) error {
 	return nil
 }
 
-func (c *capture) copyLink(t *target, name, to string) error {
-	link, err := t.dir.readlink(name)
+func (c *capture) copyLink(t *target, at place, to string) error {
+	link, err := at.dir.readlink(at.name)
 	if err != nil {
 		return c.vanished(t, to, err)
 	}
@@ -146,9 +145,9 @@ const copyAttempts = 3
 
 // copyFile copies a file. One that changes meanwhile is copied anew, and
 // after some attempts noted.
-func (c *capture) copyFile(ctx context.Context, t *target, name, to string, kind entryType) error {
+func (c *capture) copyFile(ctx context.Context, t *target, from place, to string, kind entryType) error {
 	for attempt := 1; ; attempt++ {
-		e, stable, err := c.tryCopyFile(ctx, t, name, to)
+		e, stable, err := c.tryCopyFile(ctx, t, from, to)
 		if err != nil {
 			return err
 		}
@@ -168,8 +167,8 @@ func (c *capture) copyFile(ctx context.Context, t *target, name, to string, kind
 
 // tryCopyFile copies as much as the file had when it was opened, and reports
 // whether that was all of one instant.
-func (c *capture) tryCopyFile(ctx context.Context, t *target, name, to string) (e entry, stable bool, err error) {
-	src, before, err := t.dir.open(name)
+func (c *capture) tryCopyFile(ctx context.Context, t *target, from place, to string) (e entry, stable bool, err error) {
+	src, before, err := from.open()
 	if err != nil {
 		return e, false, err
 	}

@@ -818,10 +818,15 @@ func TestLockedDatabaseInATreeIsCopiedRawAndNoted(t *testing.T) {
 	eachFs(t, func(t *testing.T, w *world) {
 		w.bookkeeping(t, "tree/app.db", "delete", 1)
 		mustExec(t, w.connect(t, "tree/app.db"), "BEGIN EXCLUSIVE")
-		s := w.store(t, withSources(w.treeSource("tree")), func(cfg *backup.Config) { cfg.BusyTimeout = time.Millisecond })
-		snap, err := s.Create(t.Context(), nil)
+		const patience = 20 * 5 * time.Millisecond // waits of that long each
+		s := w.store(t, withSources(w.treeSource("tree")), func(cfg *backup.Config) { cfg.BusyTimeout = patience })
+		ctx := &waiting{Context: t.Context()}
+		snap, err := s.Create(ctx, nil)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if ctx.waits < 20 || ctx.waits > 30 {
+			t.Errorf("waited %d times, want 20: once until the patience ends", ctx.waits)
 		}
 		if diff := cmp.Diff([]string{"raw_copy tree/app.db"}, problemsOf(snap)); diff != "" {
 			t.Errorf("problems (-want +got):\n%s", diff)
@@ -849,20 +854,32 @@ func openSQL(t *testing.T, path string) *sql.DB {
 	return db
 }
 
-// With Source.DB, the file at Path is not opened: here it is another one
-// than the handle's, and no database.
+// reachable returns a world in which a driver of database/sql reaches a file:
+// w itself or, if it is in memory, another one; then w gets a decoy.
+func (w *world) reachable(t *testing.T, name string) *world {
+	t.Helper()
+	if w.native() {
+		return w
+	}
+	w.write(t, name, "a decoy")
+	other := osWorld(t)
+	other.mkdir(t, path.Dir(name))
+	return other
+}
+
+// With Source.DB, the file at Path is not opened. Where a handle cannot reach
+// it, it is a decoy here, and no database.
 func TestDatabaseIsCapturedThroughTheHostsHandle(t *testing.T) {
 	for _, mode := range []string{"wal", "delete"} {
 		t.Run(mode, func(t *testing.T) {
 			eachFs(t, func(t *testing.T, w *world) {
-				live := osWorld(t)
-				live.exec(t, "app.db", "PRAGMA page_size=8192; PRAGMA user_version=7; PRAGMA journal_mode="+mode+
+				live := w.reachable(t, "data/app.db")
+				live.exec(t, "data/app.db", "PRAGMA page_size=8192; PRAGMA user_version=7; PRAGMA journal_mode="+mode+
 					"; CREATE TABLE t (x); INSERT INTO t VALUES (1)")
-				db := openSQL(t, live.path("app.db"))
+				db := openSQL(t, live.nativePath("data/app.db"))
 				if _, err := db.ExecContext(t.Context(), "INSERT INTO t VALUES (2)"); err != nil {
 					t.Fatal(err)
 				}
-				w.write(t, "data/app.db", "a decoy")
 				source := w.database("data/app.db")
 				source.DB = db
 
@@ -870,18 +887,28 @@ func TestDatabaseIsCapturedThroughTheHostsHandle(t *testing.T) {
 				if got := w.queryCopy(t, snap, "db/app.db", "SELECT x FROM t"); got != "1\n2" {
 					t.Errorf("got %q, want the rows that the handle sees", got)
 				}
-				want, got := live.header(t, live.path("app.db")), w.header(t, w.snapshot(snap.Stamp, "db/app.db"))
+				want, got := live.header(t, live.path("data/app.db")), w.header(t, w.snapshot(snap.Stamp, "db/app.db"))
 				for _, field := range []string{"write version", "read version", "page size", "user version"} {
 					if want[field] != got[field] {
 						t.Errorf("%s: got %d, want %d", field, got[field], want[field])
 					}
 				}
-				if got := w.read(t, "data/app.db"); got != "a decoy" {
-					t.Errorf("the file at Path: %q", got)
-				}
 			})
 		})
 	}
+}
+
+func TestHandleOnAnotherFileIsRefused(t *testing.T) {
+	w := osWorld(t)
+	w.exec(t, "app.db", "CREATE TABLE t (x)")
+	w.exec(t, "other.db", "CREATE TABLE t (x)")
+	source := w.database("app.db")
+	source.DB = openSQL(t, w.path("other.db"))
+	_, err := w.store(t, withSources(source)).Create(t.Context(), nil)
+	if err == nil || !strings.Contains(err.Error(), w.path("other.db")) {
+		t.Errorf("got %v, want an error that names the file that the handle is on", err)
+	}
+	w.mustHaveNoSnapshots(t)
 }
 
 func TestHandleIsCopiedWhileItWrites(t *testing.T) {
@@ -916,10 +943,10 @@ func TestHandleThatFailsIsNamed(t *testing.T) {
 // A context that is cancelled while the host's driver works stops it.
 func TestHandleIsInterruptedWhenCancelled(t *testing.T) {
 	eachFs(t, func(t *testing.T, w *world) {
-		live := osWorld(t)
+		live := w.reachable(t, "app.db")
 		live.bookkeeping(t, "app.db", "wal", 4)
 		ctx, cancel := context.WithCancel(t.Context())
-		db, err := driver.Open("file:"+filepath.ToSlash(live.path("app.db")), func(c *sqlite3.Conn) error {
+		db, err := driver.Open("file:"+filepath.ToSlash(live.nativePath("app.db")), func(c *sqlite3.Conn) error {
 			return c.Trace(sqlite3.TRACE_STMT, func(_ sqlite3.TraceEvent, _, text any) error {
 				if text, _ := text.(string); strings.HasPrefix(text, "VACUUM INTO") {
 					cancel()
@@ -931,7 +958,6 @@ func TestHandleIsInterruptedWhenCancelled(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer db.Close()
-		w.write(t, "app.db", "a decoy")
 		source := w.database("app.db")
 		source.DB = db
 		if _, err := w.store(t, withSources(source)).Create(ctx, nil); !errors.Is(err, context.Canceled) {
@@ -1110,6 +1136,12 @@ func TestAbsolutelySymlinkedPathIsFollowed(t *testing.T) {
 		}
 		mustCreate(t, w.store(t, withSources(w.file("links/registry.json"))))
 	})
+}
+
+// native reports whether the world is on the operating system.
+func (w *world) native() bool {
+	_, memory := w.fs.(*afero.MemMapFs)
+	return !memory
 }
 
 // nativePath is path on the operating system.
@@ -1582,6 +1614,40 @@ func TestLinkThatIsSwappedInIsNotFollowed(t *testing.T) {
 	}
 }
 
+// Nor is one that leads elsewhere in the tree: what is there is not what was
+// to be copied.
+func TestLinkWithinTheTreeThatIsSwappedInIsNotFollowed(t *testing.T) {
+	for _, swapped := range []string{"tree/b", "tree/b/d", "tree/b/file"} {
+		t.Run(path.Base(swapped), func(t *testing.T) {
+			w := osWorld(t)
+			for _, dir := range []string{"tree/b", "tree/c"} {
+				w.write(t, dir+"/d/file", "of "+dir)
+				w.write(t, dir+"/file", "of "+dir)
+			}
+			w.write(t, path.Dir(swapped)+"/a", "the first to be copied")
+			s := w.store(t, withSources(w.treeSource("tree")), atFirst("tree", func() {
+				w.remove(t, swapped)
+				w.symlink(t, w.path(strings.Replace(swapped, "tree/b", "tree/c", 1)), swapped)
+			}))
+			snap, err := s.Create(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(snap.Problems) != 1 {
+				t.Errorf("problems: %v", snap.Problems)
+			}
+			for name, kind := range w.types(t, snap.Stamp) {
+				if kind != "file" || !strings.HasPrefix(name, "tree/b/") {
+					continue
+				}
+				if got := w.read(t, "backups/snapshots/"+snap.Stamp+"/"+name); got == "of tree/c" {
+					t.Errorf("%s has what the link leads to", name)
+				}
+			}
+		})
+	}
+}
+
 // A database in a tree is copied hot, with what its WAL has; its sidecars
 // are of no use beside the copy. What only looks like one is kept.
 func TestDatabaseInATreeIsCopiedHot(t *testing.T) {
@@ -1879,4 +1945,36 @@ func TestTreeThatHoldsTheStoreThroughALinkIsNotCopiedIntoItself(t *testing.T) {
 			t.Errorf("%d files, want the one that is not the store's", snap.Files)
 		}
 	})
+}
+
+// Metadata stay small, however much there is to note.
+func TestManyProblemsAreAbridged(t *testing.T) {
+	w := newWorld(t, afero.NewMemMapFs(), "/srv")
+	const n = 6000
+	for i := range n {
+		w.write(t, fmt.Sprintf("tree/%04d-%s", i, strings.Repeat("n", 150)), "short")
+	}
+	s := w.store(t, withSources(w.treeSource("tree")), atFirst("tree", func() {
+		for i := range n {
+			if i > 0 {
+				w.remove(t, fmt.Sprintf("tree/%04d-%s", i, strings.Repeat("n", 150)))
+			}
+		}
+	}))
+	snap, err := s.Create(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := snap.Problems[len(snap.Problems)-1]
+	want := backup.Problem{Code: backup.CodeFileVanished, Detail: fmt.Sprintf("and %d more", n-1-(len(snap.Problems)-1))}
+	if diff := cmp.Diff(last, want); diff != "" || len(snap.Problems) < 100 {
+		t.Errorf("last of %d problems (-got +want):\n%s", len(snap.Problems), diff)
+	}
+	listed, err := s.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(listed, []backup.Snapshot{*snap}); diff != "" {
+		t.Errorf("(-listed +created):\n%s", diff)
+	}
 }

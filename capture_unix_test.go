@@ -538,3 +538,17 @@ func TestFileThatIsReplacedAllTheTimeIsCopied(t *testing.T) {
 		}
 	}
 }
+
+func TestManySkippedFilesAreAbridged(t *testing.T) {
+	w := osWorld(t)
+	w.mkdir(t, "tree")
+	const n = 2000
+	for i := range n {
+		w.fifo(t, fmt.Sprintf("tree/%04d-%s", i, strings.Repeat("n", 150)))
+	}
+	snap := mustCreate(t, w.store(t, withSources(w.treeSource("tree"))))
+	src, _ := snap.Source("tree")
+	if len(src.Skipped) < 100 || src.SkippedMore == 0 || len(src.Skipped)+src.SkippedMore != n {
+		t.Errorf("%d listed and %d more, want %d in all", len(src.Skipped), src.SkippedMore, n)
+	}
+}

@@ -3,6 +3,7 @@ package backup_test
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"path/filepath"
 	"slices"
@@ -260,5 +261,36 @@ func TestCreateKeepsLabels(t *testing.T) {
 				t.Errorf("created and listed (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// Levels and calendars are text in JSON, and nothing else is taken for one.
+func TestNamesOfLevelsAndCalendars(t *testing.T) {
+	type names struct {
+		Level    backup.Level
+		Calendar backup.Calendar
+	}
+	for text, want := range map[string]names{
+		`{"Level":"full","Calendar":"anchored"}`:    {backup.ValidateFull, backup.Anchored},
+		`{"Level":"quick","Calendar":"newest"}`:     {backup.ValidateQuick, backup.Newest},
+		`{"Level":"structure","Calendar":"newest"}`: {backup.ValidateStructure, backup.Newest},
+	} {
+		var got names
+		if err := json.Unmarshal([]byte(text), &got); err != nil || got != want {
+			t.Errorf("%s: got %v, %v", text, got, err)
+		}
+		if data, err := json.Marshal(want); err != nil || string(data) != text {
+			t.Errorf("got %s, %v, want %s", data, err, text)
+		}
+	}
+	for _, text := range []string{`{"Level":"none"}`, `{"Calendar":"lunar"}`, `{"Level":""}`, `{"Calendar":"Newest"}`} {
+		if err := json.Unmarshal([]byte(text), &names{}); err == nil {
+			t.Errorf("%s: accepted", text)
+		}
+	}
+	for _, n := range []names{{Level: 7}, {Calendar: -1}} {
+		if data, err := json.Marshal(n); err == nil {
+			t.Errorf("%+v: got %s", n, data)
+		}
 	}
 }

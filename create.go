@@ -181,7 +181,7 @@ func notRemoved(stamp string, err error) error {
 }
 
 func (s *Store) newCapture(ctx context.Context, req createRequest) (*capture, error) {
-	c := &capture{Store: s, lenient: req.lenient, held: findHeldFiles(), pins: make(map[string]*pin), meter: s.newMeter("create")}
+	c := &capture{Store: s, lenient: req.lenient, held: findHeldFiles(), pins: make(map[string]*pin), unpinned: make(map[string]bool), meter: s.newMeter("create")}
 	if err := c.locateSources(ctx, req.sources); err != nil {
 		return c, err
 	}
@@ -256,6 +256,7 @@ func (ss *session) seal(ctx context.Context, out *dir, m *metadata, c *capture) 
 	}
 	c.meter.finish()
 	m.Problems = append(m.Problems, v.problems...)
+	m.abridge()
 	m.setLegacy(ss.snapshots.full(m.Stamp))
 	m.toUTF8()
 	data, err := seal(m)
@@ -263,7 +264,7 @@ func (ss *session) seal(ctx context.Context, out *dir, m *metadata, c *capture) 
 		return nil, err
 	}
 	if len(data) > maxMetadataBytes {
-		return nil, fmt.Errorf("metadata of %d bytes: %d are allowed: fewer sources, labels or odd files", len(data), maxMetadataBytes)
+		return nil, fmt.Errorf("metadata of %d bytes: %d are allowed: fewer sources or labels", len(data), maxMetadataBytes)
 	}
 	if err := out.syncDir("."); err != nil {
 		return nil, err

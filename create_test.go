@@ -815,11 +815,10 @@ func TestPermissionsAreTheOwnersAlone(t *testing.T) {
 	eachFs(t, func(t *testing.T, w *world) {
 		w.seed(t)
 		db := w.database("data/second.db")
-		db.Name, db.DB = "second", openSQL(t, filepath.Join(t.TempDir(), "handle.db"))
+		db.Name, db.DB = "second", openSQL(t, w.reachable(t, "data/second.db").nativePath("data/second.db"))
 		if _, err := db.DB.Exec("CREATE TABLE t (x)"); err != nil {
 			t.Fatal(err)
 		}
-		w.write(t, "data/second.db", "a decoy")
 		s := w.store(t, func(cfg *backup.Config) {
 			cfg.Sources = append(cfg.Sources[:2], db)
 		})

@@ -138,6 +138,8 @@
 //   - In rollback mode (any journal_mode but WAL) a writer cannot commit
 //     while its database is copied. It waits as long as its own busy timeout
 //     says.
+//   - A database in WAL mode cannot be copied from a read-only mount: whoever
+//     reads it writes to its -shm.
 //   - The live database is opened as any client would open it. If the
 //     service is stopped, that may roll back a hot journal. A WAL that was
 //     left behind is read, and stays.
@@ -188,9 +190,11 @@
 //	labels            the host's, sorted; absent if there are none
 //	level             of the validation when it was taken
 //	sources           of each: name, kind, captured, path, files, bytes, and
-//	                  skipped: the sockets, pipes and devices, if any
+//	                  skipped: the sockets, pipes and devices, if any, and
+//	                  skipped_more: how many there were beyond some thousands
 //	files, bytes      sums over the sources
-//	problems          of each: code, and source, path, detail unless empty
+//	problems          of each: code, and source, path, detail unless empty;
+//	                  beyond some thousands, how many more of each code
 //	manifest_sha256   of manifest.jsonl, in lower-case hexadecimal
 //	manifest_bytes    its size
 //	posix_names       see below

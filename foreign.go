@@ -72,16 +72,16 @@ func isForeignModule(path string) bool {
 type heldFiles map[any]bool // by fileID
 
 // check refuses to open a file that another driver has.
-func (h heldFiles) check(d *dir, name string) error {
+func (h heldFiles) check(p place) error {
 	if len(h) == 0 {
 		return nil
 	}
-	fi, err := d.lstat(name)
+	fi, err := p.lstat()
 	if err != nil || fi.sys == nil {
 		return nil // to be told by who opens it
 	}
-	if h[fileID(fi.sys, d.full(name))] {
-		return fmt.Errorf("%s: %w", d.full(name), ErrForeignDriver)
+	if h[fileID(fi.sys, p.full())] {
+		return fmt.Errorf("%s: %w", p.full(), ErrForeignDriver)
 	}
 	return nil
 }
@@ -89,6 +89,6 @@ func (h heldFiles) check(d *dir, name string) error {
 // checkDatabase refuses to open a database that another driver has, or the
 // index of whose WAL it has locked: opening the one opens the other. No other
 // sidecar is ever locked.
-func (h heldFiles) checkDatabase(d *dir, name string) error {
-	return errors.Join(h.check(d, name), h.check(d, name+"-shm"))
+func (h heldFiles) checkDatabase(p place) error {
+	return errors.Join(h.check(p), h.check(p.beside("-shm")))
 }

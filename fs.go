@@ -1,7 +1,6 @@
 package backup
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -256,21 +255,25 @@ func (d *dir) sub(name string) (*dir, error) {
 	if err != nil {
 		return nil, err
 	}
+	notDir := &fs.PathError{Op: "open", Path: d.full(name), Err: syscall.ENOTDIR}
 	if !fi.isDir() {
-		return nil, &fs.PathError{Op: "open", Path: d.full(name), Err: syscall.ENOTDIR}
+		return nil, notDir
 	}
 	parent, ok := d.fs.(rootFs)
 	if !ok {
 		return &dir{fs: d.fs, base: d.full(name)}, nil
 	}
 	root, err := parent.root.OpenRoot(d.path(name))
+	if now, lstatErr := d.lstat(name); err != nil && lstatErr == nil && !now.isDir() {
+		return nil, notDir
+	}
 	if err != nil {
 		return nil, parent.full(err)
 	}
 	sub := &dir{fs: rootFs{root, d.full(name)}, base: d.full(name), native: true}
 	if now, err := sub.lstat("."); err != nil || !now.sameFile(fi) {
 		sub.close()
-		return nil, errors.Join(&fs.PathError{Op: "open", Path: d.full(name), Err: syscall.ENOTDIR}, err)
+		return nil, errors.Join(notDir, err)
 	}
 	return sub, nil
 }
@@ -481,59 +484,6 @@ func (d *dir) free() (int64, bool) {
 		return n, err == nil
 	}
 	return 0, false
-}
-
-// A walkFunc is called for what a walk comes upon.
-type walkFunc func(name string, fi fileInfo) error
-
-// walk calls fn for name and, if it is a directory, for all that is below
-// it: parents before children, sorted. If fn returns [fs.SkipDir] for a
-// directory, what is in it is passed over. A directory below name that has
-// vanished by the time that it is read is told to gone, after fn.
-func (d *dir) walk(ctx context.Context, name string, fn walkFunc, gone func(name string)) error {
-	fi, err := d.lstat(name)
-	if err != nil {
-		return err
-	}
-	return d.walkFrom(ctx, name, fi, fn, gone)
-}
-
-// displaced reports whether name is no longer what a walk came upon: it, or a
-// directory that leads to it, is not a directory, or not there.
-func (d *dir) displaced(name string) bool {
-	for ; name != "."; name = path.Dir(name) {
-		if fi, err := d.lstat(name); err == nil && !fi.isDir() || errors.Is(err, fs.ErrNotExist) {
-			return true
-		}
-	}
-	return false
-}
-
-func (d *dir) walkFrom(ctx context.Context, name string, fi fileInfo, fn walkFunc, gone func(name string)) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	err := fn(name, fi)
-	if err != nil || !fi.isDir() {
-		if fi.isDir() && err == fs.SkipDir {
-			return nil
-		}
-		return err
-	}
-	infos, err := d.readDir(name)
-	if err != nil && (errors.Is(err, fs.ErrNotExist) || d.displaced(name)) {
-		gone(name)
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, fi := range infos {
-		if err := d.walkFrom(ctx, path.Join(name, fi.name), fi, fn, gone); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // localName reports whether name may be used below a directory: relative,

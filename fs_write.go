@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"sync"
 
 	"github.com/spf13/afero"
 )
@@ -16,10 +17,10 @@ import (
 // Links are removed, never followed.
 func (d *dir) removeAll(name string) error {
 	var found []string
-	err := d.walk(context.Background(), name, func(name string, fi fileInfo) error {
+	err := d.walk(context.Background(), name, func(at place, name string, fi fileInfo) error {
 		found = append(found, name)
 		if fi.isDir() && fi.mode.Perm()&0o700 != 0o700 {
-			return d.fs.Chmod(d.path(name), 0o700) // or it could not be emptied
+			return at.dir.fs.Chmod(at.dir.path(at.name), 0o700) // or it could not be emptied
 		}
 		return nil
 	}, func(string) {})
@@ -116,16 +117,19 @@ func writeFull(w io.Writer, data []byte) error {
 // the end of its context.
 const copyBuffer = 1 << 20 // bytes
 
+var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
+
 // copyBytes copies r to w and tells moved of each step. It is the one copy
 // loop.
 func copyBytes(ctx context.Context, w io.Writer, r io.Reader, moved func(n int64)) (int64, error) {
-	buf := make([]byte, copyBuffer)
+	buf := copyBuffers.Get().(*[copyBuffer]byte)
+	defer copyBuffers.Put(buf)
 	var total int64
 	for {
 		if err := ctx.Err(); err != nil {
 			return total, err
 		}
-		n, err := r.Read(buf)
+		n, err := r.Read(buf[:])
 		if n > 0 {
 			if err := writeFull(w, buf[:n]); err != nil {
 				return total, err

@@ -198,7 +198,7 @@ func TestListJSON(t *testing.T) {
 	var list []map[string]any
 	remarshal(t, w.list(t, s), &list)
 	want := []string{
-		"bytes", "created_at", "files", "has_metadata", "labels", "origin", "pinned", "sources", "stamp", "validated", "validation_errors",
+		"bytes", "created_at", "files", "has_metadata", "labels", "level", "origin", "pinned", "sources", "stamp", "validated", "validation_errors",
 	}
 	if diff := cmp.Diff(slices.Sorted(maps.Keys(list[0])), want); diff != "" {
 		t.Errorf("snapshot (-got +want):\n%s", diff)

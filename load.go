@@ -159,14 +159,14 @@ func (d *dir) inventory(snap *Snapshot) (manifest, error) {
 			}
 			continue
 		}
-		err = d.walk(context.Background(), src.Path, func(name string, fi fileInfo) error {
+		err = d.walk(context.Background(), src.Path, func(at place, name string, fi fileInfo) error {
 			e := entry{Path: rawString(name), Type: typeFile, Size: fi.size}
 			e.setAttributes(fi)
 			switch {
 			case fi.isDir():
 				e.Type = typeDir
 			case fi.isLink():
-				target, err := d.readlink(name)
+				target, err := at.dir.readlink(at.name)
 				m = append(m, entry{Path: rawString(name), Type: typeLink, Target: rawString(target)})
 				return err
 			case !fi.isRegular():

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"path/filepath"
 	"slices"
@@ -79,6 +80,46 @@ func (m *metadata) toUTF8() {
 	}
 }
 
+// maxNoted bounds what the metadata say of problems, and of what was skipped:
+// List reads all of them.
+const maxNoted = 192 << 10 // bytes
+
+// abridge leaves out the problems and the skipped files beyond maxNoted, and
+// says how many they were. It keeps a problem of every code: who accepts what
+// is recorded has accepted what was left out.
+func (m *metadata) abridge() {
+	more := make(map[Code]int)
+	fits := room(maxNoted)
+	m.Problems = slices.DeleteFunc(m.Problems, func(p Problem) bool {
+		out := !fits(p)
+		if out {
+			more[p.Code]++
+		}
+		return out
+	})
+	for _, code := range slices.Sorted(maps.Keys(more)) {
+		m.Problems = append(m.Problems, Problem{Code: code, Detail: fmt.Sprintf("and %d more", more[code])})
+	}
+	fits = room(maxNoted)
+	for i := range m.Sources {
+		src := &m.Sources[i]
+		n := len(src.Skipped)
+		src.Skipped = slices.DeleteFunc(src.Skipped, func(name string) bool { return !fits(name) })
+		src.SkippedMore = n - len(src.Skipped)
+	}
+}
+
+// room returns a function that reports whether one more value still fits
+// into so many bytes of JSON.
+func room(bytes int) func(v any) bool {
+	const indent = 64
+	return func(v any) bool {
+		data, err := json.Marshal(v)
+		bytes -= len(data) + indent
+		return err == nil && bytes >= 0
+	}
+}
+
 // setLegacy fills the Python module's keys: from the first Database, the
 // File named config, the Tree named chroma.
 func (m *metadata) setLegacy(snapshotDir string) {
@@ -107,7 +148,7 @@ func (m *metadata) snapshot() Snapshot {
 		Stamp: m.Stamp, CreatedAt: m.CreatedAt, HasMetadata: true,
 		Sources: m.Sources, Files: m.Files, Bytes: m.Bytes,
 		Validated: *m.Validated, Problems: m.Problems,
-		Pinned: m.Pinned, Labels: m.Labels, Origin: m.Origin,
+		Level: m.Level, Pinned: m.Pinned, Labels: m.Labels, Origin: m.Origin,
 	}
 }
 

@@ -3,6 +3,7 @@ package backup_test
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -94,5 +95,29 @@ func TestRestoreOverBindMounts(t *testing.T) {
 	}
 	if got := w.read(t, "live/tree/x/nested/new"); got != "new" {
 		t.Errorf("nested mount after undo: %q", got)
+	}
+}
+
+// A reader of a database in WAL mode writes to its -shm.
+func TestCreateOfWALDatabaseOnReadOnlyMount(t *testing.T) {
+	w := osWorld(t)
+	w.exec(t, "volume/app.db", "PRAGMA journal_mode=WAL; CREATE TABLE t (x); INSERT INTO t VALUES (1)")
+	w.mkdir(t, "live")
+	mountReadOnly(t, w.path("volume"), w.path("live"))
+	s := w.store(t, withSources(w.database("live/app.db")))
+	if _, err := s.Create(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "WAL mode") {
+		t.Errorf("got %v, want an error that says what is in the way", err)
+	}
+	w.mustHaveNoSnapshots(t)
+}
+
+func TestCreateOfRollbackDatabaseOnReadOnlyMount(t *testing.T) {
+	w := osWorld(t)
+	w.exec(t, "volume/app.db", "CREATE TABLE t (x); INSERT INTO t VALUES (1)")
+	w.mkdir(t, "live")
+	mountReadOnly(t, w.path("volume"), w.path("live"))
+	snap := mustCreate(t, w.store(t, withSources(w.database("live/app.db"))))
+	if got := w.queryCopy(t, snap, "db/app.db", "SELECT x FROM t"); got != "1" {
+		t.Errorf("got %q", got)
 	}
 }

@@ -280,7 +280,7 @@ func (r *restorer) probeSource(ctx context.Context, d *dir, src *Source, base st
 		if there, err := d.exists(name); err != nil || !there {
 			continue // to be told, if it matters, by what comes next
 		}
-		if err := probeRunning(ctx, d, name); err != nil {
+		if err := probeRunning(ctx, place{d, name}); err != nil {
 			return err
 		}
 	}

@@ -50,6 +50,36 @@ const (
 	Newest
 )
 
+var calendarNames = []string{"anchored", "newest"}
+
+// String returns "anchored" or "newest".
+func (c Calendar) String() string {
+	if c.valid() {
+		return calendarNames[c]
+	}
+	return fmt.Sprintf("Calendar(%d)", int(c))
+}
+
+func (c Calendar) valid() bool { return c >= 0 && int(c) < len(calendarNames) }
+
+// MarshalText returns what String does.
+func (c Calendar) MarshalText() ([]byte, error) {
+	if !c.valid() {
+		return nil, fmt.Errorf("%v: no such calendar", c)
+	}
+	return []byte(c.String()), nil
+}
+
+// UnmarshalText accepts what String returns.
+func (c *Calendar) UnmarshalText(text []byte) error {
+	i := slices.Index(calendarNames, string(text))
+	if i < 0 {
+		return fmt.Errorf("calendar %q: want one of %v", text, calendarNames)
+	}
+	*c = Calendar(i)
+	return nil
+}
+
 // DefaultRetention keeps the newest snapshot of each of the 7 newest days, 4
 // newest Sundays and 6 newest firsts of a month that have one.
 func DefaultRetention() Retention {
@@ -61,8 +91,8 @@ func (r Retention) validate() error {
 	if r.Within < 0 {
 		return errors.New("the duration within which all are kept is negative")
 	}
-	if r.Calendar != Anchored && r.Calendar != Newest {
-		return fmt.Errorf("calendar %d: want Anchored or Newest", r.Calendar)
+	if !r.Calendar.valid() {
+		return fmt.Errorf("%v: no such calendar: want Anchored or Newest", r.Calendar)
 	}
 	return nil
 }
@@ -88,12 +118,13 @@ const (
 // file system, and leaves snapshots as they are. The decisions come newest
 // first, whatever the order of snapshots, whose stamps must differ.
 //
-// Guards may only add keeps: the newest good snapshot, and the newest of
-// each source, MinKeep good ones, pinned ones, safety snapshots younger than 7 days, those dated after now,
-// those in use, those that could not be read. Unfinished and invalid
-// snapshots take no slot from a good one, and go only when a newer good one
-// exists and, if unfinished, they are at least 24 hours old. Those dated
-// after now take no slot either, and do not pass for the newest good one.
+// Guards may only add keeps: the newest good snapshot, and the newest of each
+// source, MinKeep good ones, pinned ones, safety snapshots younger than 7
+// days, those dated after now, those in use, those that could not be read.
+// Unfinished and invalid snapshots take no slot from a good one, and go only
+// when a newer good one exists and, if unfinished, they are at least 24 hours
+// old. Those dated after now take no slot either, and do not pass for the
+// newest good one.
 //
 // Safety snapshots take no slot: they hold the state that somebody wanted to
 // get rid of, and only as much of it as was replaced.

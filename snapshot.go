@@ -16,9 +16,11 @@ type Snapshot struct {
 	Files   int           `json:"files"`   // regular files and databases in all sources
 	Bytes   int64         `json:"bytes"`   // their sizes, summed
 
-	// Validated reports whether the copy was read back and found good when
-	// it was taken; Problems says what was found otherwise. A snapshot of
+	// Validated reports whether the copy was read back, as thoroughly as
+	// Level says, and found good when it was taken; Problems says what was
+	// found otherwise: the first thousands, and how many more. A snapshot of
 	// Origin "atocore" may carry no verdict: neither validated nor problems.
+	Level     Level     `json:"level"`
 	Validated bool      `json:"validated"`
 	Problems  []Problem `json:"validation_errors"`
 
@@ -71,7 +73,9 @@ type SourceState struct {
 
 	// Skipped lists the sockets, pipes and devices of a tree, which are
 	// never copied: slash-separated paths relative to the tree.
-	Skipped []string `json:"skipped,omitempty"`
+	// Beyond some thousands, SkippedMore counts them.
+	Skipped     []string `json:"skipped,omitempty"`
+	SkippedMore int      `json:"skipped_more,omitempty"`
 }
 
 // stampLayout is the form of a stamp: a second of UTC.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -67,18 +68,18 @@ func openGuarded(open func() (*sqlite3.Conn, error)) (c *sqlite3.Conn, err error
 	return c, err
 }
 
-// openConn opens the database name of d: on the operating system's file
+// openConn opens the database at p: on the operating system's file
 // system with SQLite's own locks and shared memory, elsewhere without.
-func openConn(ctx context.Context, d *dir, name string, flags sqlite3.OpenFlag) (*conn, error) {
-	if d.native {
-		uri, err := nativeURI(d.full(name))
+func openConn(ctx context.Context, p place, flags sqlite3.OpenFlag) (*conn, error) {
+	if p.dir.native {
+		uri, err := nativeURI(p.full())
 		if err != nil {
 			return nil, err
 		}
 		return openURI(ctx, uri, flags, func() error { return nil })
 	}
-	vfsName, release := aferovfs.Register(d.fs)
-	return openURI(ctx, fileURI(d.full(name), url.Values{"vfs": {vfsName}}), flags, release)
+	vfsName, release := aferovfs.Register(p.dir.fs)
+	return openURI(ctx, fileURI(p.full(), url.Values{"vfs": {vfsName}}), flags, release)
 }
 
 // nativeURI names a file of the operating system, whatever is in its name.
@@ -115,17 +116,22 @@ func openURI(ctx context.Context, uri string, flags sqlite3.OpenFlag, release fu
 // it reads is the database of one instant, whatever is written meanwhile.
 type pin struct {
 	conn     *conn
+	info     fileInfo
 	pageSize int64 // bytes
 }
 
-// pinDatabase starts a read transaction on the live database name of d,
-// waiting at most patience for a writer that has it locked.
-func pinDatabase(ctx context.Context, d *dir, name string, patience time.Duration) (p *pin, err error) {
-	c, err := openLive(ctx, d, name, patience)
+// pinDatabase starts a read transaction on the live database at db, waiting
+// at most patience for a writer that has it locked.
+func pinDatabase(ctx context.Context, db place, patience time.Duration) (p *pin, err error) {
+	info, err := db.lstat()
 	if err != nil {
 		return nil, err
 	}
-	p = &pin{conn: c}
+	c, err := openLive(ctx, db, patience)
+	if err != nil {
+		return nil, err
+	}
+	p = &pin{conn: c, info: info}
 	defer func() {
 		if err != nil {
 			p.close()
@@ -134,12 +140,30 @@ func pinDatabase(ctx context.Context, d *dir, name string, patience time.Duratio
 	return p, guard(func() error {
 		// BEGIN alone takes no lock; the first read does. The schema's
 		// version is read without parsing the schema, which may be damaged.
-		if err := c.Exec("BEGIN; PRAGMA schema_version"); err != nil {
+		err := c.Exec("BEGIN; PRAGMA schema_version")
+		if errors.Is(err, sqlite3.CANTOPEN) { // https://sqlite.org/wal.html#readonly is more than the driver does
+			return fmt.Errorf("%w: a database in WAL mode can only be read where its directory, its -wal and its -shm can be written to", err)
+		}
+		if err != nil {
 			return busyError(err)
 		}
 		p.pageSize, err = queryInt(c, "PRAGMA page_size")
-		return err
+		return errors.Join(err, notSwapped(db, info))
 	})
+}
+
+// notSwapped returns errReplaced if the name under which SQLite has opened a
+// database leads to another file than it was found to be: a directory on the
+// way has become a link.
+func notSwapped(db place, info fileInfo) error {
+	if !db.dir.native {
+		return nil
+	}
+	fi, err := os.Stat(db.full())
+	if err == nil && !newFileInfo(fi).sameFile(info) {
+		err = &fs.PathError{Op: "open", Path: db.full(), Err: errReplaced}
+	}
+	return err
 }
 
 // errNotDatabase: a file is empty, cut short or something else, and is not to
@@ -149,14 +173,14 @@ var errNotDatabase = errors.New("not a SQLite database")
 
 // checkLive refuses to have SQLite open what is no database, or one with a
 // pipe beside it: SQLite would wait for who writes to that.
-func checkLive(d *dir, name string) error {
+func checkLive(db place) error {
 	for _, suffix := range sidecars {
-		fi, err := d.lstat(name + suffix)
+		fi, err := db.beside(suffix).lstat()
 		if err == nil && !fi.isRegular() {
-			return &fs.PathError{Op: "open", Path: d.full(name + suffix), Err: errNotRegular}
+			return &fs.PathError{Op: "open", Path: db.beside(suffix).full(), Err: errNotRegular}
 		}
 	}
-	f, info, err := d.open(name)
+	f, info, err := db.open()
 	if err != nil {
 		return err
 	}
@@ -174,8 +198,8 @@ func checkLive(d *dir, name string) error {
 // closed. By default SQLite folds it into the database, which may be damaged,
 // and in any case is not ours to change. A WAL that there is not must be
 // removed again.
-func keepWAL(c *conn, d *dir, name string) error {
-	hasWAL, err := d.exists(name + "-wal")
+func keepWAL(c *conn, db place) error {
+	hasWAL, err := db.beside("-wal").exists()
 	if err == nil && hasWAL {
 		_, err = c.Config(sqlite3.DBCONFIG_NO_CKPT_ON_CLOSE, true)
 	}
@@ -192,13 +216,13 @@ func isDamage(err error) bool {
 // all the same, as SQLite must roll back a hot journal before anything can
 // be read, and make the WAL's index; where that is not permitted, it reads
 // as best it can.
-func openLive(ctx context.Context, d *dir, name string, patience time.Duration) (*conn, error) {
-	if err := checkLive(d, name); err != nil {
+func openLive(ctx context.Context, db place, patience time.Duration) (*conn, error) {
+	if err := checkLive(db); err != nil {
 		return nil, err
 	}
-	c, err := openConn(ctx, d, name, sqlite3.OPEN_READWRITE)
+	c, err := openConn(ctx, db, sqlite3.OPEN_READWRITE)
 	if errors.Is(err, sqlite3.CANTOPEN) {
-		if ro, roErr := openConn(ctx, d, name, sqlite3.OPEN_READONLY); roErr == nil {
+		if ro, roErr := openConn(ctx, db, sqlite3.OPEN_READONLY); roErr == nil {
 			c, err = ro, nil
 		}
 	}
@@ -206,13 +230,13 @@ func openLive(ctx context.Context, d *dir, name string, patience time.Duration) 
 		return nil, err
 	}
 	err = guard(func() error {
-		if err := keepWAL(c, d, name); err != nil {
+		if err := keepWAL(c, db); err != nil {
 			return err
 		}
 		if err := c.BusyHandler(waitBusy(patience)); err != nil {
 			return err
 		}
-		if !d.native {
+		if !db.dir.native {
 			return c.Exec("PRAGMA locking_mode=EXCLUSIVE")
 		}
 		return nil
@@ -415,16 +439,16 @@ func integrityCheck(c *conn, level Level) ([]string, error) {
 // probeRunning returns ErrServiceRunning if anybody is seen to have the
 // database open: a connection in WAL mode that has read anything, or one
 // within a transaction. It leaves the database and its WAL as they are.
-func probeRunning(ctx context.Context, d *dir, name string) error {
-	if checkLive(d, name) != nil {
+func probeRunning(ctx context.Context, db place) error {
+	if checkLive(db) != nil {
 		return ctx.Err() // there is nothing to have open
 	}
-	c, err := openConn(ctx, d, name, sqlite3.OPEN_READWRITE)
+	c, err := openConn(ctx, db, sqlite3.OPEN_READWRITE)
 	if err != nil {
 		return ctx.Err() // what cannot be opened is not what tells us
 	}
 	err = guard(func() error {
-		if err := keepWAL(c, d, name); err != nil {
+		if err := keepWAL(c, db); err != nil {
 			return err
 		}
 		return c.Exec("PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE")
@@ -434,7 +458,7 @@ func probeRunning(ctx context.Context, d *dir, name string) error {
 		return closeErr
 	}
 	if running {
-		return fmt.Errorf("%w: %s is open elsewhere", ErrServiceRunning, d.full(name))
+		return fmt.Errorf("%w: %s is open elsewhere", ErrServiceRunning, db.full())
 	}
 	return ctx.Err() // a damaged database is what restores are for
 }

@@ -72,7 +72,7 @@ func (v *verifier) verify(sources []SourceState, entries manifest) error {
 // list returns what is on disk, by path, and notes what does not belong.
 func (v *verifier) list(entries manifest) (map[string]fileInfo, error) {
 	found := make(map[string]fileInfo)
-	err := v.dir.walk(v.ctx, ".", func(name string, fi fileInfo) error {
+	err := v.dir.walk(v.ctx, ".", func(_ place, name string, fi fileInfo) error {
 		if name == "." || name == metadataName || name == manifestName {
 			return nil
 		}

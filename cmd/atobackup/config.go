@@ -38,15 +38,15 @@ type source struct {
 
 // retention is a [backup.Retention] whose rules know whether they were set.
 type retention struct {
-	Last     *int      `json:"last"`
-	Within   *duration `json:"within"`
-	Hourly   *int      `json:"hourly"`
-	Daily    *int      `json:"daily"`
-	Weekly   *int      `json:"weekly"`
-	Monthly  *int      `json:"monthly"`
-	Yearly   *int      `json:"yearly"`
-	Calendar calendar  `json:"calendar"`
-	MinKeep  int       `json:"min_keep"`
+	Last     *int            `json:"last"`
+	Within   *duration       `json:"within"`
+	Hourly   *int            `json:"hourly"`
+	Daily    *int            `json:"daily"`
+	Weekly   *int            `json:"weekly"`
+	Monthly  *int            `json:"monthly"`
+	Yearly   *int            `json:"yearly"`
+	Calendar backup.Calendar `json:"calendar"`
+	MinKeep  int             `json:"min_keep"`
 }
 
 // config returns the configuration that file and flags make together.
@@ -119,7 +119,7 @@ func (r *retention) resolve() (backup.Retention, error) {
 	case out == backup.Retention{}:
 		return out, errors.New("retention: every rule is 0: to keep all snapshots, set last to -1; for the default, set no rule")
 	}
-	out.Calendar, out.MinKeep = backup.Calendar(r.Calendar), r.MinKeep
+	out.Calendar, out.MinKeep = r.Calendar, r.MinKeep
 	return out, nil
 }
 
@@ -219,7 +219,7 @@ func wanted(t reflect.Type) string {
 	switch t {
 	case reflect.TypeFor[duration]():
 		return `a duration such as "48h"`
-	case reflect.TypeFor[calendar]():
+	case reflect.TypeFor[backup.Calendar]():
 		return `"anchored" or "newest"`
 	}
 	switch t.Kind() {
@@ -298,20 +298,5 @@ func (d *duration) UnmarshalText(text []byte) error {
 		return fmt.Errorf(`duration %q: want one such as "48h" or "30d"`, value)
 	}
 	*d = duration(parsed)
-	return nil
-}
-
-// A calendar is a [backup.Calendar] with a name.
-type calendar backup.Calendar
-
-func (c *calendar) UnmarshalText(text []byte) error {
-	switch string(text) {
-	case "anchored":
-		*c = calendar(backup.Anchored)
-	case "newest":
-		*c = calendar(backup.Newest)
-	default:
-		return fmt.Errorf(`calendar %q: want "anchored" or "newest"`, text)
-	}
 	return nil
 }

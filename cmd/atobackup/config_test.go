@@ -34,7 +34,7 @@ func TestConfigMistakes(t *testing.T) {
 		"duration_unknown":     {`{"retention": {"within": "2 days"}}`, `duration "2 days": want one such as`},
 		"duration_days":        {`{"retention": {"within": "1.5d"}}`, `duration "1.5d": want one such as`},
 		"duration_days_beyond": {`{"retention": {"within": "999999999d"}}`, `duration "999999999d": want one such as`},
-		"calendar":             {`{"retention": {"calendar": "lunar"}}`, `calendar "lunar": want "anchored" or "newest"`},
+		"calendar":             {`{"retention": {"calendar": "lunar"}}`, `calendar "lunar": want one of [anchored newest]`},
 		"rules_all_zero":       {`{"dir": "b", ` + db + `, "retention": {"daily": 0}}`, "every rule is 0"},
 		"within_negative":      {`{"dir": "b", ` + db + `, "retention": {"within": "-1h"}}`, "negative"},
 		"location":             {`{"dir": "b", ` + db + `, "location": "Mars/Olympus"}`, "Mars/Olympus"},

@@ -108,7 +108,7 @@ func (o *options) settingFlags(flags *flag.FlagSet) {
 		return func(s *settings) { s.Retention.Within = &d }, err
 	})
 	o.setting(flags, "calendar", "take weeks, months and years as `WORD`: anchored or newest", func(value string) (func(*settings), error) {
-		var c calendar
+		var c backup.Calendar
 		err := c.UnmarshalText([]byte(value))
 		return func(s *settings) { s.Retention.Calendar = c }, err
 	})
