@@ -51,6 +51,7 @@ var errUnread = errors.New("something could not be read")
 // An outcome is what is found when the machine is up again and Recover was
 // called.
 type outcome struct {
+	recovery  *backup.Recovery
 	live      string // the sources' content
 	snapshots map[string]backup.Snapshot
 }
@@ -129,7 +130,8 @@ func (w *world) reboot(t *testing.T, fsys *crashfs.FS) *outcome {
 	t.Helper()
 	w = w.on(fsys)
 	s := w.crashStore(t)
-	if _, err := s.Recover(t.Context()); err != nil {
+	recovery, err := s.Recover(t.Context())
+	if err != nil {
 		t.Errorf("recover: %v", err)
 		return nil
 	}
@@ -141,7 +143,7 @@ func (w *world) reboot(t *testing.T, fsys *crashfs.FS) *outcome {
 		t.Errorf("list: %v", err)
 		return nil
 	}
-	o := &outcome{live: w.live(t), snapshots: make(map[string]backup.Snapshot)}
+	o := &outcome{recovery: recovery, live: w.live(t), snapshots: make(map[string]backup.Snapshot)}
 	for _, snap := range snapshots {
 		o.snapshots[snap.Stamp] = snap
 		if !snap.HasMetadata || len(snap.Problems) > 0 {
@@ -385,6 +387,9 @@ func (f *fixture) check(t *testing.T, label string, left *crashfs.FS, done error
 	t.Helper()
 	if after := f.reboot(t, left.Clone()); after != nil {
 		f.after(t, f.before, f.finished, after, done)
+		if done == nil && after.recovery.Outcome != backup.NothingPending {
+			t.Errorf("done, and yet to recover: %+v", after.recovery)
+		}
 	}
 	if t.Failed() {
 		t.Errorf("%s: the operation said: %v", label, done)
@@ -472,8 +477,8 @@ func TestPowerCutsDuringRecover(t *testing.T) {
 }
 
 // cutRecover lets Recover loose on what a crash before operation cut left,
-// and cuts it short at every fifth operation, other ones for other cuts: all
-// of them would be millions of states.
+// and cuts it short, or lets it fail, at every fifth operation, other ones for
+// other cuts: all of them would be millions of states.
 func (f *fixture) cutRecover(t *testing.T, label string, cut int, left *crashfs.FS, done error) (states int) {
 	t.Helper()
 	recover := func(faults ...crashfs.Fault) *crashfs.FS {
@@ -482,17 +487,77 @@ func (f *fixture) cutRecover(t *testing.T, label string, cut int, left *crashfs.
 		_, _ = f.on(fsys).crashStore(t).Recover(t.Context()) // fails by the cut
 		return fsys
 	}
+	done = cmp.Or(done, error(crashfs.ErrPowerCut))
 	for n := range cutPoints(recover().Log()) {
 		if (n+cut)%5 != 0 {
 			continue
 		}
+		failed := recover(crashfs.Fault{At: n - 1, Effect: crashfs.FailAfter})
+		f.check(t, fmt.Sprintf("%s; recover failed at #%d", label, n-1), failed, done)
 		for label2, left2 := range recover(crashfs.CutAt(n)).CrashStates(0) {
 			states++
-			f.check(t, fmt.Sprintf("%s; recover cut before #%d, %s", label, n, label2), left2, cmp.Or(done, error(crashfs.ErrPowerCut)))
+			f.check(t, fmt.Sprintf("%s; recover cut before #%d, %s", label, n, label2), left2, done)
 			if t.Failed() {
 				return states
 			}
 		}
 	}
 	return states
+}
+
+// TestPowerCutsDuringUndo lets the last step of a restore fail, so that all of
+// it is undone, and cuts the power meanwhile.
+func TestPowerCutsDuringUndo(t *testing.T) {
+	skipIfShort(t)
+	for _, sc := range scenarios {
+		if !strings.HasPrefix(sc.name, "restore") {
+			continue
+		}
+		t.Run(sc.name, func(t *testing.T) {
+			t.Parallel()
+			f := sc.fixture(t)
+			failure := crashfs.Fault{At: lastStep(t, f.ops), Effect: crashfs.FailBefore}
+			fsys, err := f.try(t, failure)
+			if err == nil {
+				t.Fatalf("restored in spite of %v", failure)
+			}
+			ops, cuts, states := fsys.Log(), 0, 0
+			for n := range cutPoints(ops) {
+				if n <= failure.At || !sampled(n, 3) {
+					continue
+				}
+				fsys, done := f.try(t, failure, crashfs.CutAt(n))
+				cuts++
+				for label, left := range fsys.CrashStates(8) {
+					if states++; !sampled(states, 7) {
+						continue
+					}
+					f.check(t, fmt.Sprintf("%v; cut before #%d of %d, %s", failure, n, len(ops), label), left, cmp.Or(done, err))
+					if t.Failed() {
+						explain(t, ops, n)
+					}
+				}
+			}
+			t.Logf("%d operations, %d cuts, %d states", len(ops), cuts, states)
+		})
+	}
+}
+
+// lastStep returns the number of the last operation that puts something in
+// place, before the journal says that all is.
+func lastStep(t *testing.T, ops []crashfs.Op) int {
+	t.Helper()
+	last, journals := 0, 0
+	for _, op := range ops {
+		switch {
+		case op.Kind == crashfs.OpRename && strings.HasSuffix(op.To, "/restore-journal.json"):
+			journals++
+		case journals >= 2 && strings.Contains(op.Path, "restore-journal.json"):
+			return last
+		case journals >= 2 && op.Changes() && op.Kind != crashfs.OpSync:
+			last = op.N
+		}
+	}
+	t.Fatal("no step found")
+	return 0
 }

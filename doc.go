@@ -86,8 +86,13 @@
 //     as they lie, sidecars included.
 //   - All sources are replaced or none, whatever fails and whenever the
 //     power goes. After a crash, [Store.Recover] finishes or undoes what was
-//     begun; until then, every operation that changes anything answers
-//     [ErrRecoveryPending]. Recover may be interrupted and called again.
+//     begun, and reads back what it put in place; until then, every operation
+//     that changes anything answers [ErrRecoveryPending]. Recover may be
+//     interrupted and called again. It touches nothing, and says so, while a
+//     file system that it needs is not mounted, the service runs, or somebody
+//     has worked with the files since.
+//   - What is written between the safety snapshot and the exchange is
+//     noticed, and stops the restore.
 //   - A -wal, -shm or -journal of the old database never meets the new one.
 //     The old files move together.
 //   - What is in place in the end is read back: its checksums, and

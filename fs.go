@@ -427,18 +427,24 @@ func (d *dir) setAttributes(name string, perm fs.FileMode, mtime time.Time) erro
 	return d.fs.Chtimes(d.path(name), mtime, mtime)
 }
 
-// readDir returns what the directory name holds, sorted by name. What
-// vanishes while it is read is left out.
-func (d *dir) readDir(name string) ([]fileInfo, error) {
+// readNames returns the names that the directory name holds, sorted.
+func (d *dir) readNames(name string) ([]string, error) {
 	f, err := d.fs.Open(d.path(name))
 	if err != nil {
 		return nil, err
 	}
 	names, err := f.Readdirnames(-1)
-	if err = errors.Join(err, f.Close()); err != nil {
+	slices.Sort(names)
+	return names, errors.Join(err, f.Close())
+}
+
+// readDir returns what the directory name holds, sorted by name. What
+// vanishes while it is read is left out.
+func (d *dir) readDir(name string) ([]fileInfo, error) {
+	names, err := d.readNames(name)
+	if err != nil {
 		return nil, err
 	}
-	slices.Sort(names)
 	infos := make([]fileInfo, 0, len(names))
 	for _, base := range names {
 		fi, err := d.lstat(path.Join(name, base))
@@ -469,6 +475,16 @@ func (d *dir) syncDir(name string) error {
 		err = nil // a file system that has no such notion says so
 	}
 	return errors.Join(err, f.Close())
+}
+
+// device returns what identifies the file system that the directory is on, as
+// far as can be told.
+func (d *dir) device() (any, error) {
+	fi, err := d.lstat(".")
+	if device := fi.device(); device != nil {
+		return device, err
+	}
+	return filepath.VolumeName(d.base), err
 }
 
 // free returns how many bytes may still be written, where that can be told.

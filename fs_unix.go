@@ -13,6 +13,17 @@ const (
 	syncsDirectories = true
 )
 
+// device returns what identifies the file system that the file is on, or nil.
+func (fi fileInfo) device() any {
+	if fi.sys == nil {
+		return nil
+	}
+	if st, ok := fi.sys.Sys().(*syscall.Stat_t); ok {
+		return uint64(st.Dev)
+	}
+	return nil
+}
+
 // chown gives name the owner and group of like, where we may: a restore by
 // the superuser must not take its files from the service.
 func (d *dir) chown(name string, like fileInfo) error {

@@ -13,11 +13,25 @@ import (
 	"github.com/spf13/afero"
 )
 
+// errMountPoint: what is to be removed holds files of somebody else.
+var errMountPoint = errors.New("something is mounted here: unmount it first")
+
 // removeAll removes name and all that is below it; nothing there is fine.
-// Links are removed, never followed.
+// Links are removed, never followed, and mount points neither emptied nor
+// touched.
 func (d *dir) removeAll(name string) error {
+	if err := d.checkNoMounts(name); err != nil {
+		return err
+	}
+	var device any
 	var found []string
 	err := d.walk(context.Background(), name, func(at place, name string, fi fileInfo) error {
+		if len(found) == 0 {
+			device = fi.device()
+		}
+		if fi.device() != device {
+			return &fs.PathError{Op: "remove", Path: at.full(), Err: errMountPoint}
+		}
 		found = append(found, name)
 		if fi.isDir() && fi.mode.Perm()&0o700 != 0o700 {
 			return at.dir.fs.Chmod(at.dir.path(at.name), 0o700) // or it could not be emptied
@@ -30,6 +44,18 @@ func (d *dir) removeAll(name string) error {
 	for _, name := range slices.Backward(found) {
 		if err := d.remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
+		}
+	}
+	return nil
+}
+
+// checkNoMounts refuses a name that something is mounted on, or below, as far
+// as can be told.
+func (d *dir) checkNoMounts(name string) error {
+	mounts, _ := d.mountsBelow() // where that cannot be told, devices are compared
+	for _, m := range mounts {
+		if within(m, name) {
+			return &fs.PathError{Op: "remove", Path: d.full(m), Err: errMountPoint}
 		}
 	}
 	return nil

@@ -113,6 +113,9 @@ func (ss *session) checkSwap(sw *swap) error {
 	if !inside {
 		return fmt.Errorf("source %q: its path is %s now, and not in %s", src.Name, src.Path, sw.Root)
 	}
+	if src.Kind == Database && string(sw.Database) != base || src.Kind != Database && sw.Database != "" {
+		return fmt.Errorf("source %q: database %q", src.Name, sw.Database)
+	}
 	for _, name := range slices.Concat(sw.New, sw.Old, sw.InPlace) {
 		suffix, ok := strings.CutPrefix(string(name), base)
 		sidecar := src.Kind == Database && slices.Contains(sidecars, suffix)
@@ -138,6 +141,10 @@ type Recovery struct {
 	SafetyStamp string   `json:"pre_restore_snapshot"` // of the safety snapshot, or ""
 	Outcome     Outcome  `json:"outcome"`
 	Sources     []string `json:"sources"` // whose state was, or would have been, replaced
+
+	// Verified reports whether a state that is RestoreFinished was read back
+	// and compared with the snapshot. It is not if that is gone.
+	Verified bool `json:"verified"`
 }
 
 // An Outcome says which state is in place after [Store.Recover].
@@ -156,7 +163,10 @@ const (
 // interrupted itself, and called again.
 //
 // If it can do neither, the error matches [ErrRecoveryPending] and says what
-// lies where.
+// lies where: if the files are not there, as their file system is not
+// mounted; if somebody has worked with them since; if a service is seen to
+// have them open, which matches [ErrServiceRunning] too; or if there are
+// files of an interrupted restore, and Dir has no journal of it.
 func (s *Store) Recover(ctx context.Context) (*Recovery, error) {
 	r, err := s.recover(ctx)
 	if err != nil {
@@ -173,13 +183,16 @@ func (s *Store) recover(ctx context.Context) (*Recovery, error) {
 	defer ss.close()
 	none := &Recovery{Outcome: NothingPending, Sources: []string{}}
 	if ss == nil {
-		return none, nil
+		return none, s.checkOrphans()
 	}
 	pending, err := ss.root.exists(journalName)
-	if err != nil || !pending {
-		return none, err
+	if err != nil {
+		return nil, err
 	}
-	if err := ss.lockState(ctx, true); err != nil {
+	if !pending && s.checkOrphans() == nil {
+		return none, nil
+	}
+	if err := ss.lockState(ctx, true); err != nil { // of a restore that has begun meanwhile
 		return nil, err
 	}
 	j, err := ss.readJournal()
@@ -187,15 +200,14 @@ func (s *Store) recover(ctx context.Context) (*Recovery, error) {
 		return nil, fmt.Errorf("%w: %w", ErrRecoveryPending, err)
 	}
 	if j == nil {
-		return none, nil
+		return none, s.checkOrphans()
 	}
 	defer j.close()
-	outcome, err := ss.settle(ctx, j)
-	if err != nil {
+	r := &Recovery{Stamp: j.Stamp, SafetyStamp: j.Safety, Sources: j.sources()}
+	if err := ss.settle(ctx, j, r); err != nil {
 		return nil, err
 	}
-	r := &Recovery{Stamp: j.Stamp, SafetyStamp: j.Safety, Outcome: outcome, Sources: j.sources()}
-	s.cfg.Logger.InfoContext(ctx, "interrupted restore settled", "stamp", j.Stamp, "outcome", outcome)
+	s.cfg.Logger.InfoContext(ctx, "interrupted restore settled", "stamp", j.Stamp, "outcome", r.Outcome)
 	return r, nil
 }
 
@@ -224,15 +236,17 @@ func (j *journal) sources() []string {
 }
 
 // settle does what the journal says and removes it.
-func (ss *session) settle(ctx context.Context, j *journal) (Outcome, error) {
-	outcome := Discarded
+func (ss *session) settle(ctx context.Context, j *journal, r *Recovery) error {
 	var err error
 	switch j.Phase {
+	case phaseDiscard:
+		r.Outcome = Discarded
 	case phaseSwap:
-		outcome = RestoreFinished
-		if err = ss.forward(ctx, j); err != nil && ctx.Err() == nil {
-			outcome = RestoreUndone
+		r.Outcome = RestoreFinished
+		err = ss.finish(ctx, j, r)
+		if err != nil && ctx.Err() == nil && !errors.Is(err, errStranger) && !errors.Is(err, ErrServiceRunning) {
 			ss.cfg.Logger.ErrorContext(ctx, "interrupted restore cannot be finished", "stamp", j.Stamp, "error", err)
+			r.Outcome = RestoreUndone
 			if undoErr := ss.undo(ctx, j); undoErr != nil {
 				err = errors.Join(err, undoErr)
 			} else {
@@ -240,27 +254,78 @@ func (ss *session) settle(ctx context.Context, j *journal) (Outcome, error) {
 			}
 		}
 	case phaseUndo:
-		outcome = RestoreUndone
-		err = ss.undo(ctx, j)
+		r.Outcome = RestoreUndone
+		if err = ss.probeSettled(ctx, j); err == nil {
+			err = ss.undo(ctx, j)
+		}
 	}
 	if err != nil {
-		return "", j.pending(err)
+		return j.pending(err)
 	}
-	if outcome == RestoreFinished {
+	if r.Outcome == RestoreFinished {
 		j.keepMade()
 	}
-	return outcome, ss.discard(j)
+	return ss.discard(j)
+}
+
+// finish puts the new state in place, and reads it back.
+func (ss *session) finish(ctx context.Context, j *journal, r *Recovery) error {
+	if err := ss.probeSettled(ctx, j); err != nil {
+		return err
+	}
+	if err := ss.forward(ctx, j); err != nil {
+		return err
+	}
+	report, from, err := ss.examine(ctx, j.Stamp, ValidateStructure)
+	if err != nil {
+		return err
+	}
+	if from == nil || !report.Valid && len(unacceptable(report, captureCodes)) > 0 {
+		ss.cfg.Logger.WarnContext(ctx, "what was restored cannot be verified: the snapshot is gone or damaged", "stamp", j.Stamp)
+		return nil
+	}
+	v := &restorer{session: ss, from: from, journal: j}
+	if err := v.assign(); err != nil {
+		return err
+	}
+	if err := v.verify(ctx); err != nil {
+		return errors.Join(err, v.findWorkedWith())
+	}
+	r.Verified = true
+	return nil
+}
+
+// checkOrphans looks for what an interrupted restore has left beside the
+// sources, when Dir has no journal of it.
+func (s *Store) checkOrphans() error {
+	for i := range s.cfg.Sources {
+		src := &s.cfg.Sources[i]
+		root, _, err := s.swapRoot(src)
+		if err != nil {
+			continue // to be told by who needs it
+		}
+		d, err := openDirOrNone(s.cfg.Fs, root)
+		if err != nil || d == nil {
+			continue
+		}
+		names, _ := d.readNames(".")
+		d.close()
+		for _, name := range names {
+			if strings.HasPrefix(name, stagingPrefix) && strings.HasSuffix(name, "-"+src.Name) {
+				return fmt.Errorf("%w: %s was left by a restore whose journal is not in %s: is that the right directory, and mounted?",
+					ErrRecoveryPending, d.full(name), s.cfg.Dir)
+			}
+		}
+	}
+	return nil
 }
 
 // forward puts the new state in place.
 func (ss *session) forward(ctx context.Context, j *journal) error {
+	if err := ss.openSwaps(j, false); err != nil {
+		return err
+	}
 	for _, sw := range j.Swaps {
-		if err := sw.open(ss.cfg.Fs); err != nil {
-			return err
-		}
-		if sw.dir == nil {
-			return fmt.Errorf("source %q: %s: %w", sw.Source, sw.Root, fs.ErrNotExist)
-		}
 		if err := sw.forward(ctx, func() error { return ss.writeJournal(j) }); err != nil {
 			return fmt.Errorf("source %q: %w", sw.Source, err)
 		}
@@ -271,6 +336,9 @@ func (ss *session) forward(ctx context.Context, j *journal) error {
 // undo puts the old state back, having said so in the journal: a crash in
 // the middle must not be taken for one of going forward.
 func (ss *session) undo(ctx context.Context, j *journal) error {
+	if err := ss.openSwaps(j, true); err != nil {
+		return err
+	}
 	if j.Phase != phaseUndo {
 		j.Phase = phaseUndo
 		if err := ss.writeJournal(j); err != nil {
@@ -278,13 +346,22 @@ func (ss *session) undo(ctx context.Context, j *journal) error {
 		}
 	}
 	for _, sw := range slices.Backward(j.Swaps) {
-		if err := sw.open(ss.cfg.Fs); err != nil {
-			return err
-		}
-		if sw.dir == nil {
-			continue
-		}
 		if err := sw.undo(ctx); err != nil {
+			return fmt.Errorf("source %q: %w", sw.Source, err)
+		}
+	}
+	return nil
+}
+
+// openSwaps finds all roots, and nothing of strangers in them, before any of
+// them is touched.
+func (ss *session) openSwaps(j *journal, undo bool) error {
+	for _, sw := range j.Swaps {
+		err := sw.mustOpen(ss.cfg.Fs)
+		if err == nil {
+			err = sw.findStrangers(undo)
+		}
+		if err != nil {
 			return fmt.Errorf("source %q: %w", sw.Source, err)
 		}
 	}

@@ -3,6 +3,7 @@ package backup
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -24,7 +25,7 @@ func (d *dir) mountsBelow() ([]string, error) {
 	}
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
-		return nil, nil // no /proc: a rename will tell
+		return nil, fmt.Errorf("find what is mounted: %w", err)
 	}
 	defer f.Close() // nothing was written
 	var mounts []string

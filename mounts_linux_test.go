@@ -1,6 +1,7 @@
 package backup_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -119,5 +120,84 @@ func TestCreateOfRollbackDatabaseOnReadOnlyMount(t *testing.T) {
 	snap := mustCreate(t, w.store(t, withSources(w.database("live/app.db"))))
 	if got := w.queryCopy(t, snap, "db/app.db", "SELECT x FROM t"); got != "1" {
 		t.Errorf("got %q", got)
+	}
+}
+
+// What is mounted in a tree while it is being restored belongs to somebody
+// else.
+func TestRestoreLeavesWhatIsMountedMeanwhile(t *testing.T) {
+	w := osWorld(t)
+	w.seed(t)
+	w.mkdir(t, "chroma/sub/vol")
+	stamp := w.create(t, w.store(t)).Stamp
+	w.write(t, "volume/precious", "another service's data")
+	mounted := false
+	s := w.store(t, func(cfg *backup.Config) {
+		cfg.Progress = func(p backup.Progress) {
+			if p.Op == "restore" && !mounted {
+				mounted = true
+				bind(t, w.path("volume"), w.path("chroma/sub/vol"))
+			}
+		}
+	})
+	if r, err := s.Restore(t.Context(), stamp, confirmed); r != nil || !errors.Is(err, backup.ErrServiceRunning) {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if got := w.read(t, "volume/precious"); got != "another service's data" {
+		t.Errorf("in the volume: %q", got)
+	}
+	if w.pending(t) {
+		t.Error("a restore is pending")
+	}
+}
+
+// Nor is it emptied when what was put aside is removed.
+func TestNothingMountedIsRemoved(t *testing.T) {
+	w := osWorld(t)
+	w.seed(t)
+	s := w.store(t)
+	stamp := w.create(t, s).Stamp
+	w.mkdir(t, "backups/snapshots/"+stamp+"/chroma/mnt")
+	w.write(t, "volume/precious", "another service's data")
+	bind(t, w.path("volume"), w.path("backups/snapshots/"+stamp+"/chroma/mnt"))
+	if err := s.Delete(t.Context(), stamp); err == nil || !strings.Contains(err.Error(), "mounted") {
+		t.Errorf("got %v", err)
+	}
+	if got := w.read(t, "volume/precious"); got != "another service's data" {
+		t.Errorf("in the volume: %q", got)
+	}
+}
+
+// A directory on the lower layer of an overlay cannot be renamed.
+func TestRestoreOfATreeOnAnOverlaySaysWhatToDo(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	w := osWorld(t)
+	w.write(t, "lower/tree/sub/a", "a")
+	w.mkdir(t, "upper")
+	w.mkdir(t, "work")
+	w.mkdir(t, "merged")
+	options := "lowerdir=" + w.path("lower") + ",upperdir=" + w.path("upper") + ",workdir=" + w.path("work")
+	if err := unix.Mount("overlay", w.path("merged"), "overlay", 0, options); err != nil {
+		t.Skipf("no overlays here: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(w.path("merged"), unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	s := w.store(t, withSources(w.treeSource("merged/tree")))
+	stamp := mustCreate(t, s).Stamp
+	w.write(t, "merged/tree/sub/a", "changed")
+	r, err := s.Restore(t.Context(), stamp, confirmed)
+	if err == nil { // with redirect_dir, it can
+		if got := w.read(t, "merged/tree/sub/a"); got != "a" || r == nil {
+			t.Errorf("restored %q", got)
+		}
+		return
+	}
+	if !strings.Contains(err.Error(), "volume of its own") || w.pending(t) || w.read(t, "merged/tree/sub/a") != "changed" {
+		t.Errorf("got %v", err)
 	}
 }

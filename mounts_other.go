@@ -2,5 +2,6 @@
 
 package backup
 
-// mountsBelow finds nothing: a rename that fails will tell.
+// mountsBelow finds nothing: there is no telling. A mount point itself cannot
+// be renamed; for those below a directory that is, see removeAll.
 func (d *dir) mountsBelow() ([]string, error) { return nil, nil }

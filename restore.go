@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 )
 
 // RestoreOptions are the options of [Store.Restore].
@@ -146,31 +145,68 @@ func (r *restorer) run(ctx context.Context, stamp string, opts *RestoreOptions) 
 	if err := r.probe(ctx); err != nil {
 		return nil, err
 	}
+	seen := r.look(ctx)
+	if err := r.plan(); err != nil {
+		return nil, err
+	}
+	if err := r.checkSpace(); err != nil {
+		return nil, err
+	}
 	if !opts.SkipSafetySnapshot {
 		if result.SafetyStamp, err = r.takeSafetySnapshot(ctx); err != nil {
-			return nil, fmt.Errorf("safety snapshot: %w", err)
+			return nil, fmt.Errorf("safety snapshot, which SkipSafetySnapshot does without: %w", err)
 		}
 		r.journal.Safety = result.SafetyStamp
 	}
-	err = r.replace(ctx)
+	err = r.replace(ctx, seen)
 	if err != nil && (!r.replaced || errors.Is(err, ErrRecoveryPending)) {
+		if result.SafetyStamp != "" {
+			err = fmt.Errorf("%w (the safety snapshot %s stays)", err, result.SafetyStamp)
+		}
 		return nil, notCarriedOut(err)
 	}
 	result.IntegrityOK = r.verified
-	r.cfg.Logger.InfoContext(ctx, "snapshot restored", "stamp", stamp, "sources", result.Restored, "safety", result.SafetyStamp)
+	if err == nil {
+		r.cfg.Logger.InfoContext(ctx, "snapshot restored", "stamp", stamp, "sources", result.Restored, "safety", result.SafetyStamp)
+	}
 	return result, err
 }
 
 // notCarriedOut keeps an error on the way to a restore from matching
 // ErrDurabilityUnknown, which would say that it was carried out.
 func notCarriedOut(err error) error {
-	switch {
-	case !errors.Is(err, ErrDurabilityUnknown):
+	if !errors.Is(err, ErrDurabilityUnknown) {
 		return err
-	case errors.Is(err, ErrRecoveryPending):
-		return fmt.Errorf("%w: %v", ErrRecoveryPending, err)
 	}
-	return errors.New(err.Error())
+	return undoneError{err.Error(), without(err, ErrDurabilityUnknown)}
+}
+
+// An undoneError says what another error says, and matches what that does but
+// for one.
+type undoneError struct {
+	text   string
+	causes []error
+}
+
+func (e undoneError) Error() string   { return e.text }
+func (e undoneError) Unwrap() []error { return e.causes }
+
+// without returns the errors that err wraps, itself if possible, but none
+// that matches target.
+func without(err, target error) []error {
+	if !errors.Is(err, target) {
+		return []error{err}
+	}
+	var rest []error
+	switch err := err.(type) {
+	case interface{ Unwrap() []error }:
+		for _, e := range err.Unwrap() {
+			rest = append(rest, without(e, target)...)
+		}
+	case interface{ Unwrap() error }:
+		rest = without(err.Unwrap(), target)
+	}
+	return rest
 }
 
 func invalidSnapshot(problems []Problem) error {
@@ -245,43 +281,8 @@ func (r *restorer) probe(ctx context.Context) error {
 		return err
 	}
 	for _, src := range r.sources {
-		root, base, err := r.swapRoot(src)
-		if err != nil {
+		if err := r.probeSource(ctx, src); err != nil {
 			return fmt.Errorf("source %q: %w", src.Name, err)
-		}
-		d, err := openDirOrNone(r.cfg.Fs, root)
-		if err == nil && d == nil {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("source %q: %w", src.Name, err)
-		}
-		err = r.probeSource(ctx, d, src, base)
-		d.close()
-		if err != nil {
-			return fmt.Errorf("source %q: %w", src.Name, err)
-		}
-	}
-	return nil
-}
-
-// probeSource probes a Database, or the databases of a tree that the
-// snapshot has too.
-func (r *restorer) probeSource(ctx context.Context, d *dir, src *Source, base string) error {
-	for i := range r.from.entries {
-		e := &r.from.entries[i]
-		if e.source() != src.Name || e.Type != typeDatabase && e.Type != typeRaw {
-			continue
-		}
-		name := base
-		if src.Kind == Tree {
-			name = strings.TrimPrefix(string(e.Path), src.Name+"/")
-		}
-		if there, err := d.exists(name); err != nil || !there {
-			continue // to be told, if it matters, by what comes next
-		}
-		if err := probeRunning(ctx, place{d, name}); err != nil {
-			return err
 		}
 	}
 	return nil
@@ -305,10 +306,16 @@ func (r *restorer) takeSafetySnapshot(ctx context.Context) (string, error) {
 
 // replace stages, swaps and verifies. Whatever fails, it leaves the old
 // state in place or a journal that says how to get back to it.
-func (r *restorer) replace(ctx context.Context) error {
+func (r *restorer) replace(ctx context.Context, seen map[string]string) error {
 	err := r.stage(ctx)
 	if err == nil {
 		err = r.probe(ctx) // staging took its time
+	}
+	if err == nil {
+		err = r.lookAgain(ctx, seen)
+	}
+	if err == nil {
+		err = r.listOld()
 	}
 	if err != nil {
 		return errors.Join(err, r.discardStaged())

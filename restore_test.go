@@ -174,6 +174,55 @@ func TestRestoreRefusesWhileADatabaseOfATreeIsOpen(t *testing.T) {
 	})
 }
 
+// One that the snapshot does not have is to go, too.
+func TestRestoreRefusesWhileANewDatabaseOfATreeIsOpen(t *testing.T) {
+	memoryAndOs(t, func(t *testing.T, w *world) {
+		s := w.small(t)
+		stamp := w.create(t, s).Stamp
+		w.mkdir(t, "chroma/dir")
+		c := w.open(t, "chroma/dir/new.sqlite3", "CREATE TABLE t (x); BEGIN IMMEDIATE; INSERT INTO t VALUES (1)")
+		r, err := s.Restore(t.Context(), stamp, confirmed)
+		if r != nil || !errors.Is(err, backup.ErrServiceRunning) {
+			t.Errorf("%+v, %v", r, err)
+		}
+		if err := errors.Join(c.Exec("COMMIT"), c.Close()); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// What is written once the safety snapshot is taken would be in neither.
+func TestRestoreNoticesAWriteAfterTheSafetySnapshot(t *testing.T) {
+	for name, write := range map[string]func(w *world){
+		"database":      func(w *world) { w.exec(t, "data/atocore.db", "CREATE TABLE late (x)") },
+		"file":          func(w *world) { w.write(t, "config/project-registry.json", "late") },
+		"tree":          func(w *world) { w.write(t, "chroma/late", "late") },
+		"file_replaced": func(w *world) { w.drop(t, "config/project-registry.json") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			memoryAndOs(t, func(t *testing.T, w *world) {
+				w.small(t)
+				stamp := w.create(t, w.store(t)).Stamp
+				w.change(t)
+				once := false
+				s := w.store(t, func(cfg *backup.Config) {
+					cfg.Progress = func(p backup.Progress) {
+						if p.Op == "restore" && !once {
+							once = true
+							write(w)
+						}
+					}
+				})
+				r, err := s.Restore(t.Context(), stamp, confirmed)
+				if r != nil || !errors.Is(err, backup.ErrServiceRunning) || w.pending(t) {
+					t.Errorf("%+v, %v", r, err)
+				}
+				w.restore(t, w.store(t), stamp)
+			})
+		})
+	}
+}
+
 // A service that is started while the restore is being prepared is seen.
 func TestRestoreNoticesAServiceThatStarts(t *testing.T) {
 	memoryAndOs(t, func(t *testing.T, w *world) {
@@ -741,6 +790,29 @@ func TestRestoreWithoutSpace(t *testing.T) {
 		if diff := cmp.Diff(w.tree(t, "."), before); diff != "" || w.pending(t) {
 			t.Errorf("%s (-after +before):\n%s", name, diff)
 		}
+	}
+}
+
+// An error on the way to a restore that was not carried out does not say that
+// it was, and still tells what the file system said.
+func TestFailedRestoreKeepsTheCause(t *testing.T) {
+	w := newWorld(t, afero.NewMemMapFs(), "/srv")
+	w.small(t)
+	stamp := w.create(t, w.store(t)).Stamp
+	renamed := false
+	s := w.faulty(t, func(op, p string) error {
+		renamed = renamed || op == "rename" && p == w.path(journalFile+".tmp")
+		if renamed && op == "sync" && p == w.path("backups") {
+			return syscall.EIO
+		}
+		return nil
+	})
+	r, err := s.Restore(t.Context(), stamp, confirmed)
+	if r != nil || err == nil || errors.Is(err, backup.ErrDurabilityUnknown) {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if !errors.Is(err, syscall.EIO) {
+		t.Errorf("%v does not match EIO", err)
 	}
 }
 
@@ -1344,7 +1416,7 @@ func TestRecoverSaysWhatItDid(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := &backup.Recovery{Stamp: f.stamp, SafetyStamp: safety, Outcome: tc.outcome, Sources: []string{"db", "config", "chroma"}}
+			want := &backup.Recovery{Stamp: f.stamp, SafetyStamp: safety, Outcome: tc.outcome, Sources: []string{"db", "config", "chroma"}, Verified: tc.phase == "swap"}
 			if diff := cmp.Diff(got, want); diff != "" {
 				t.Errorf("(-got +want):\n%s", diff)
 			}
@@ -1384,7 +1456,7 @@ func TestRecoverRefusesJournal(t *testing.T) {
 		{"new_traverses", sealed(`"project-registry.json"`, `"../data/atocore.db"`), nil},
 		{"new_is_somebodys", sealed(`"project-registry.json"`, `"passwd"`), nil},
 		{"new_is_its_sidecar", sealed(`"project-registry.json"`, `"project-registry.json-wal"`), nil},
-		{"old_traverses", sealed(`"atocore.db-wal"`, `"../config"`), nil},
+		{"old_traverses", sealed(`"dir"`, `"../config"`), nil},
 		{"made_above", sealed(`"in_place"`, `"in_place"`), nil},
 		{"source_moved_since", func(_ *testing.T, text string) string { return text }, func(cfg *backup.Config) {
 			cfg.Sources[0].Path = "/srv/elsewhere/atocore.db"

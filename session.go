@@ -43,6 +43,9 @@ func (s *Store) write(ctx context.Context, exclusive bool) (*session, error) {
 	if err == nil && pending {
 		err = ErrRecoveryPending
 	}
+	if err == nil {
+		err = s.checkOrphans()
+	}
 	if err != nil {
 		ss.close()
 		return nil, err

@@ -27,17 +27,59 @@ type stagedEntry struct {
 	name string // below the root of the swap
 }
 
-// stage writes the new files beside the old ones, durably, having said in
-// the journal where.
-func (r *restorer) stage(ctx context.Context) error {
+// plan says in the journal what is to be exchanged, and where.
+func (r *restorer) plan() error {
 	id := make([]byte, 8)
 	rand.Read(id) // never fails: see crypto/rand
 	for _, src := range r.sources {
-		swaps, err := r.plan(src, stagingPrefix+hex.EncodeToString(id)+"-"+src.Name)
+		swaps, err := r.planSource(src, stagingPrefix+hex.EncodeToString(id)+"-"+src.Name)
 		if err != nil {
 			return fmt.Errorf("source %q: %w", src.Name, err)
 		}
 		r.journal.Swaps = append(r.journal.Swaps, swaps...)
+	}
+	if err := r.assign(); err != nil {
+		return err
+	}
+	for _, sw := range r.journal.Swaps {
+		for _, e := range sw.entries {
+			if !strings.Contains(e.name, "/") {
+				sw.New = append(sw.New, rawString(e.name))
+			}
+		}
+	}
+	return nil
+}
+
+// checkSpace compares what the staged files need with what is free.
+func (r *restorer) checkSpace() error {
+	need := make(map[any]int64) // by file system
+	for _, sw := range r.journal.Swaps {
+		if err := sw.open(r.cfg.Fs); err != nil {
+			return fmt.Errorf("source %q: %w", sw.Source, err)
+		}
+		if sw.dir == nil {
+			continue // there is no telling yet
+		}
+		device, err := sw.dir.device()
+		if err != nil {
+			return fmt.Errorf("source %q: %w", sw.Source, err)
+		}
+		for _, e := range sw.entries {
+			need[device] += e.Size
+		}
+		if free, ok := sw.dir.free(); ok && free < need[device] {
+			return fmt.Errorf("%w in %s: %d bytes are needed, %d are free", ErrNoSpace, sw.Root, need[device], free)
+		}
+	}
+	return nil
+}
+
+// stage writes the new files beside the old ones, durably, having said in
+// the journal where.
+func (r *restorer) stage(ctx context.Context) error {
+	if err := r.checkSpace(); err != nil {
+		return err
 	}
 	if err := r.writeJournal(r.journal); err != nil {
 		return err
@@ -60,33 +102,119 @@ func (s *Store) swapRoot(src *Source) (root, base string, err error) {
 	return filepath.Dir(p), filepath.Base(p), err
 }
 
-// plan says what is to be exchanged for a source.
-func (r *restorer) plan(src *Source, staging string) ([]*swap, error) {
+// planSource says what there is of a source to be exchanged.
+func (r *restorer) planSource(src *Source, staging string) ([]*swap, error) {
+	if src.Kind == Tree {
+		return r.planTree(src, staging)
+	}
 	root, base, err := r.swapRoot(src)
 	if err != nil {
 		return nil, err
-	}
-	if src.Kind == Tree {
-		return r.planTree(src, staging)
 	}
 	sw, err := r.newSwap(src, root, staging)
 	if err != nil {
 		return nil, err
 	}
-	sw.Old = append(sw.Old, rawString(base))
 	if src.Kind == Database {
-		for _, suffix := range sidecars {
+		sw.Database = rawString(base)
+	}
+	return []*swap{sw}, nil
+}
+
+// listOld lists what is in place now and is to make room.
+func (r *restorer) listOld() error {
+	for _, sw := range r.journal.Swaps {
+		src, _ := r.source(sw.Source)
+		var err error
+		if src.Kind == Tree {
+			err = r.listOldOfTree(sw, src)
+		} else {
+			err = r.listOldFile(sw, src)
+		}
+		if err != nil {
+			return fmt.Errorf("source %q: %w", sw.Source, err)
+		}
+	}
+	return nil
+}
+
+// listOldFile lists a File, or a Database before its sidecars.
+func (r *restorer) listOldFile(sw *swap, src *Source) error {
+	_, base, err := r.swapRoot(src)
+	if err != nil {
+		return err
+	}
+	suffixes := []string{""}
+	if src.Kind == Database {
+		suffixes = append(suffixes, sidecars...)
+	}
+	for _, suffix := range suffixes {
+		there, err := sw.dir.exists(base + suffix)
+		if err != nil {
+			return err
+		}
+		if there {
 			sw.Old = append(sw.Old, rawString(base+suffix))
 		}
 	}
-	state, _ := r.from.snapshot.Source(src.Name)
-	for i := range r.from.entries {
-		e := &r.from.entries[i]
-		if rest, ok := strings.CutPrefix(string(e.Path), src.Name+"/"); ok {
-			sw.add(e, base+sidecarSuffix(rest, path.Base(state.Path), e.Type))
+	return nil
+}
+
+// assign gives each swap in the journal the entries of the snapshot that are
+// its own.
+func (r *restorer) assign() error {
+	for _, sw := range r.journal.Swaps {
+		src, _ := r.source(sw.Source)
+		if src.Kind == Tree {
+			continue
+		}
+		_, base, err := r.swapRoot(src)
+		if err != nil {
+			return err
+		}
+		state, _ := r.from.snapshot.Source(src.Name)
+		for i := range r.from.entries {
+			e := &r.from.entries[i]
+			if rest, ok := strings.CutPrefix(string(e.Path), src.Name+"/"); ok {
+				sw.add(e, base+sidecarSuffix(rest, path.Base(state.Path), e.Type))
+			}
 		}
 	}
-	return []*swap{sw}, nil
+	return r.assignTrees()
+}
+
+// assignTrees gives the entries of trees to the innermost directory that has
+// a swap. Those directories are in place, and no entries of one.
+func (r *restorer) assignTrees() error {
+	swaps := make(map[string]*swap) // by the path of their root in the snapshot
+	for _, sw := range r.journal.Swaps {
+		src, _ := r.source(sw.Source)
+		rel, err := filepath.Rel(src.Path, string(sw.Root))
+		if err != nil {
+			return err
+		}
+		if src.Kind == Tree {
+			swaps[path.Join(src.Name, filepath.ToSlash(rel))] = sw
+		}
+	}
+	for i := range r.from.entries {
+		e := &r.from.entries[i]
+		if swaps[e.source()] == nil {
+			continue
+		}
+		if swaps[string(e.Path)] != nil {
+			if e.Type != typeDir {
+				return fmt.Errorf("%s: a directory that must stay is a %s in the snapshot", e.Path, e.Type)
+			}
+			continue
+		}
+		owner := path.Dir(string(e.Path))
+		for swaps[owner] == nil {
+			owner = path.Dir(owner)
+		}
+		swaps[owner].add(e, strings.TrimPrefix(string(e.Path), owner+"/"))
+	}
+	return nil
 }
 
 // sidecarSuffix returns what a raw copy has appended to the name of its
@@ -114,9 +242,6 @@ func (r *restorer) newSwap(src *Source, root, staging string) (*swap, error) {
 
 func (sw *swap) add(e *entry, name string) {
 	sw.entries = append(sw.entries, stagedEntry{e, name})
-	if !strings.Contains(name, "/") {
-		sw.New = append(sw.New, rawString(name))
-	}
 }
 
 // planTree exchanges what is in a tree's own directory, which stays: in a
@@ -128,47 +253,31 @@ func (r *restorer) planTree(src *Source, staging string) ([]*swap, error) {
 	if err != nil {
 		return nil, err
 	}
+	for i := range r.from.entries {
+		name, ok := strings.CutPrefix(string(r.from.entries[i].Path), src.Name+"/")
+		if ok && layout.isHole(name) {
+			return nil, fmt.Errorf("%s: the snapshot has it in this source, but it belongs to another, or to the store, now", name)
+		}
+	}
 	var swaps []*swap
-	byDir := make(map[string]*swap)
 	for _, name := range layout.fixed {
 		sw, err := r.newSwap(src, filepath.Join(src.Path, filepath.FromSlash(name)), staging)
 		if err != nil {
 			return nil, err
 		}
-		if err := r.addOld(sw, name, layout); err != nil {
-			return nil, err
-		}
-		swaps, byDir[name] = append(swaps, sw), sw
-	}
-	for i := range r.from.entries {
-		e := &r.from.entries[i]
-		name, ok := strings.CutPrefix(string(e.Path), src.Name+"/")
-		switch {
-		case !ok:
-			continue
-		case layout.isHole(name):
-			return nil, fmt.Errorf("%s: the snapshot has it in this source, but it belongs to another, or to the store, now", name)
-		case byDir[name] != nil:
-			if e.Type != typeDir {
-				return nil, fmt.Errorf("%s: a directory that must stay is a %s in the snapshot", name, e.Type)
-			}
-			continue
-		}
-		owner := path.Dir(name)
-		for byDir[owner] == nil {
-			owner = path.Dir(owner)
-		}
-		if owner != "." {
-			name = strings.TrimPrefix(name, owner+"/")
-		}
-		byDir[owner].add(e, name)
+		swaps = append(swaps, sw)
 	}
 	return swaps, nil
 }
 
-// addOld lists what is in a fixed directory now and does not stay there.
-func (r *restorer) addOld(sw *swap, name string, layout *treeLayout) error {
-	if err := sw.open(r.cfg.Fs); err != nil || sw.dir == nil {
+// listOldOfTree lists what is in a directory of a tree and does not stay there.
+func (r *restorer) listOldOfTree(sw *swap, src *Source) error {
+	layout, err := r.treeLayout(src)
+	if err != nil {
+		return err
+	}
+	rel, err := filepath.Rel(src.Path, string(sw.Root))
+	if err != nil {
 		return err
 	}
 	own, err := r.root.lstat(".")
@@ -184,9 +293,9 @@ func (r *restorer) addOld(sw *swap, name string, layout *treeLayout) error {
 	}
 	found, err := sw.dir.readDir(".")
 	for _, fi := range found {
-		child := path.Join(name, fi.name)
+		child := path.Join(filepath.ToSlash(rel), fi.name)
 		switch {
-		case layout.isHole(child), slices.Contains(layout.fixed, child):
+		case strings.HasPrefix(fi.name, stagingPrefix), layout.isHole(child), slices.Contains(layout.fixed, child):
 		case fi.isStore(own):
 			return fmt.Errorf("%s is the store itself by another name: keep it out of the tree", sw.dir.full(fi.name))
 		default:
@@ -243,14 +352,7 @@ func (r *restorer) prepare(sw *swap) (err error) {
 			}
 		}
 	}
-	var need int64
-	for _, e := range sw.entries {
-		need += e.Size
-	}
-	if free, ok := sw.dir.free(); ok && free < need {
-		return fmt.Errorf("%w in %s: %d bytes are needed, %d are free", ErrNoSpace, sw.Root, need, free)
-	}
-	for _, name := range []string{"", "new", "old"} {
+	for _, name := range []string{"", "new", "old", "copy"} {
 		if err := sw.dir.mkdir(path.Join(sw.Staging, name)); err != nil {
 			return err
 		}
@@ -336,8 +438,10 @@ func (r *restorer) verifyEntry(ctx context.Context, d *dir, e stagedEntry) error
 	if !e.Type.holdsBytes() {
 		return nil
 	}
-	if err := compareHash(ctx, d, e.name, e.entry); err != nil {
-		return err
+	if e.SHA256 != "" { // the Python module's have none, unless they were staged just now
+		if err := compareHash(ctx, d, e.name, e.entry); err != nil {
+			return err
+		}
 	}
 	if e.Type == typeRaw {
 		r.verified = false

@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/afero"
@@ -24,19 +25,22 @@ import (
 // What has been done can be told from which names are where, so that a swap
 // may be finished or undone from whatever a crash has left. Renames are
 // taken to be atomic, but not to reach the disk in order: that is what the
-// syncs between the steps are for.
+// syncs between the steps are for. A name that is found where a swap cannot
+// have left it is a stranger's: somebody has worked with the files before
+// Recover was called. Then nothing is touched.
 //
 // A name that is a mount point cannot be renamed. It is noted in InPlace,
-// after the old bytes have been copied to the staging directory, and then
-// overwritten.
+// after the old bytes have been copied to the staging directory ("copy"), and
+// then overwritten.
 type swap struct {
-	Source  string      `json:"source"`
-	Root    rawString   `json:"root"`    // as openDir takes it
-	Staging string      `json:"staging"` // a name in the root
-	New     []rawString `json:"new"`     // names in the root
-	Old     []rawString `json:"old"`     // as far as they exist
-	InPlace []rawString `json:"in_place,omitempty"`
-	Made    []rawString `json:"made,omitempty"` // directories made for it, outermost first
+	Source   string      `json:"source"`
+	Root     rawString   `json:"root"`               // as openDir takes it
+	Database rawString   `json:"database,omitempty"` // the name of a Database in it
+	Staging  string      `json:"staging"`            // a name in the root
+	New      []rawString `json:"new"`                // names in the root
+	Old      []rawString `json:"old"`                // likewise: a database comes before its sidecars
+	InPlace  []rawString `json:"in_place,omitempty"`
+	Made     []rawString `json:"made,omitempty"` // directories made for it, outermost first
 
 	dir     *dir          // the open root
 	entries []stagedEntry // what is to be staged, parents first
@@ -56,8 +60,96 @@ func (sw *swap) close() {
 	}
 }
 
+// mustOpen opens the root, which was there when the journal was written.
+func (sw *swap) mustOpen(fsys afero.Fs) error {
+	err := sw.open(fsys)
+	if err == nil && sw.dir == nil {
+		err = fmt.Errorf("%s: %w: is its file system mounted?", sw.Root, fs.ErrNotExist)
+	}
+	return err
+}
+
 func (sw *swap) staged(name rawString) string { return path.Join(sw.Staging, "new", string(name)) }
 func (sw *swap) saved(name rawString) string  { return path.Join(sw.Staging, "old", string(name)) }
+func (sw *swap) copied(name rawString) string { return path.Join(sw.Staging, "copy", string(name)) }
+
+// Where a name of a swap is to be found.
+type whereabouts struct {
+	inPlace, staged, saved bool
+	empty                  bool // what is in place has no bytes
+}
+
+func (sw *swap) whereIs(name rawString) (w whereabouts, err error) {
+	fi, err := sw.dir.lstat(string(name))
+	if err == nil {
+		w.inPlace, w.empty = true, fi.isRegular() && fi.size == 0
+	} else if err = ignoreNotExist(err); err != nil {
+		return w, err
+	}
+	if w.staged, err = sw.dir.exists(sw.staged(name)); err != nil {
+		return w, err
+	}
+	w.saved, err = sw.dir.exists(sw.saved(name))
+	return w, err
+}
+
+// errStranger: somebody has worked with the files of an interrupted restore.
+var errStranger = errors.New("came to be since the restore was interrupted: did the service run before Recover? Keep what is needed of it, move it away, and call Recover again")
+
+// findStrangers returns errStranger for what lies where the swap, finished or
+// undone to whatever extent, has put nothing.
+func (sw *swap) findStrangers(undo bool) error {
+	isNew := make(map[rawString]bool, len(sw.New))
+	for _, name := range sw.New {
+		isNew[name] = true
+	}
+	for _, name := range sw.Old {
+		w, err := sw.whereIs(name)
+		if err != nil {
+			return err
+		}
+		replaced := isNew[name] && !w.staged
+		if w.inPlace && w.saved && !replaced && !sw.isHarmless(name, w) {
+			return sw.stranger(name)
+		}
+	}
+	if sw.Database == "" {
+		return nil
+	}
+	db, err := sw.whereIs(sw.Database)
+	if err != nil {
+		return err
+	}
+	replaced := isNew[sw.Database] && !db.staged && db.inPlace
+	for _, suffix := range sidecars {
+		name := sw.Database + rawString(suffix)
+		w, err := sw.whereIs(name)
+		if err != nil {
+			return err
+		}
+		known := sw.Old
+		if replaced {
+			known = sw.New // the old ones are out of the way
+		}
+		ours := slices.Contains(known, name) || replaced && !undo // the new database is in use
+		if w.inPlace && !sw.isHarmless(name, w) && !ours {
+			return sw.stranger(name)
+		}
+	}
+	return nil
+}
+
+func (sw *swap) stranger(name rawString) error {
+	return fmt.Errorf("%s %w", sw.dir.full(string(name)), errStranger)
+}
+
+// isHarmless reports whether what is at a name is a sidecar without meaning,
+// which a look at the database may have left: an empty one, or the index of a
+// write-ahead log, which is made anew.
+func (sw *swap) isHarmless(name rawString, w whereabouts) bool {
+	suffix, ok := strings.CutPrefix(string(name), string(sw.Database))
+	return ok && sw.Database != "" && slices.Contains(sidecars, suffix) && (w.empty || suffix == "-shm")
+}
 
 // forward puts the new entries in place. changed records the swap in the
 // journal.
@@ -102,27 +194,33 @@ func (sw *swap) moveOut(ctx context.Context, name rawString, changed func() erro
 	if slices.Contains(sw.InPlace, name) {
 		return nil
 	}
-	inPlace, err := sw.dir.exists(string(name))
-	if err != nil || !inPlace {
+	w, err := sw.whereIs(name)
+	if err != nil || !w.inPlace {
 		return err
 	}
-	if err := sw.dir.removeAll(sw.saved(name)); err != nil { // half a copy, of a move that was cut short
-		return err
+	if w.saved && sw.isHarmless(name, w) {
+		return sw.dir.remove(string(name))
 	}
 	err = sw.dir.rename(string(name), sw.saved(name))
-	if isMountError(err) && slices.Contains(sw.New, name) {
+	if !isMountError(err) {
+		return err
+	}
+	if fi, statErr := sw.dir.lstat(string(name)); statErr == nil && fi.isRegular() && slices.Contains(sw.New, name) {
 		return sw.copyOut(ctx, name, changed)
 	}
-	return err
+	return fmt.Errorf("%w (what is a mount point, or on the lower layer of an overlay, cannot be renamed: put the source on a volume of its own)", err)
 }
 
 // copyOut saves a file that cannot be renamed, and then notes that it is to
 // be overwritten.
 func (sw *swap) copyOut(ctx context.Context, name rawString, changed func() error) error {
-	if err := sw.copyFile(ctx, string(name), sw.saved(name)); err != nil {
+	if err := sw.dir.removeAll(sw.copied(name)); err != nil { // half a copy, of an attempt that was cut short
 		return err
 	}
-	if err := sw.dir.syncDir(path.Join(sw.Staging, "old")); err != nil {
+	if err := sw.copyFile(ctx, string(name), sw.copied(name)); err != nil {
+		return err
+	}
+	if err := sw.dir.syncDir(path.Join(sw.Staging, "copy")); err != nil {
 		return err
 	}
 	sw.InPlace = append(sw.InPlace, name)
@@ -150,7 +248,12 @@ func (sw *swap) undo(ctx context.Context) error {
 	if err := sw.sync("new"); err != nil {
 		return err
 	}
-	for _, name := range sw.Old {
+	for _, name := range slices.Backward(sw.Old) {
+		if name == sw.Database { // is not to be seen without its sidecars
+			if err := sw.sync("old"); err != nil {
+				return err
+			}
+		}
 		if err := sw.putBack(name); err != nil {
 			return fmt.Errorf("put %s back: %w", sw.dir.full(string(name)), err)
 		}
@@ -158,16 +261,16 @@ func (sw *swap) undo(ctx context.Context) error {
 	return sw.sync("old")
 }
 
-// putBack moves an old entry back, if it was moved out. One that still is in
-// place, now that no new one is, was being copied out when that failed.
+// putBack moves an old entry back, if it was moved out.
 func (sw *swap) putBack(name rawString) error {
-	inPlace, err := sw.dir.exists(string(name))
-	if err != nil || inPlace {
+	w, err := sw.whereIs(name)
+	if err != nil || !w.saved {
 		return err
 	}
-	saved, err := sw.dir.exists(sw.saved(name))
-	if err != nil || !saved {
-		return err
+	if w.inPlace && sw.isHarmless(name, w) {
+		if err := sw.dir.remove(string(name)); err != nil {
+			return err
+		}
 	}
 	return sw.dir.rename(sw.saved(name), string(name))
 }
@@ -175,7 +278,7 @@ func (sw *swap) putBack(name rawString) error {
 // moveBack takes a new entry out again, if it is in place.
 func (sw *swap) moveBack(ctx context.Context, name rawString) error {
 	if slices.Contains(sw.InPlace, name) {
-		return sw.overwrite(ctx, sw.saved(name), string(name))
+		return sw.overwrite(ctx, sw.copied(name), string(name))
 	}
 	waiting, err := sw.dir.exists(sw.staged(name))
 	if err != nil || waiting {
@@ -228,7 +331,11 @@ func (sw *swap) overwrite(ctx context.Context, from, to string) error {
 // discard removes the staging directory and, unless they have come into use,
 // the directories that were made.
 func (sw *swap) discard(fsys afero.Fs) error {
-	if err := sw.open(fsys); err != nil {
+	open := sw.mustOpen
+	if slices.Contains(sw.Made, sw.Root) {
+		open = sw.open
+	}
+	if err := open(fsys); err != nil {
 		return err
 	}
 	if sw.dir != nil {
