@@ -346,11 +346,12 @@ func checkCopy(ctx context.Context, r io.ReaderAt, size int64, level Level, host
 
 func runChecks(ctx context.Context, c *conn, level Level, hostCheck func(context.Context, *sqlite3.Conn) error) ([]Problem, error) {
 	rows, err := integrityCheck(c, level)
-	if errors.Is(err, sqlite3.ERROR) {
+	if errors.Is(err, errNotPrepared) && !isDamage(err) {
 		// The schema needs collations or functions that the host did not
 		// register with sqlite3.AutoExtension. To compare the order of an
-		// index takes them; the rest of the check does not.
-		if err = c.AnyCollationNeeded(); err == nil {
+		// index and to test constraints takes them; the rest does not.
+		err = errors.Join(c.AnyCollationNeeded(), c.Exec("PRAGMA ignore_check_constraints=ON"))
+		if err == nil {
 			rows, err = integrityCheck(c, ValidateQuick)
 		}
 	}
@@ -407,6 +408,10 @@ func problemOf(op string, err error) []Problem {
 	return []Problem{p}
 }
 
+// errNotPrepared: a check could not even begin. The driver may panic instead
+// of saying so: it looks for an error in a schema within the check's own SQL.
+var errNotPrepared = errors.New("cannot be prepared")
+
 // integrityCheck returns the rows of SQLite's check that are not "ok". See
 // https://sqlite.org/pragma.html#pragma_integrity_check.
 func integrityCheck(c *conn, level Level) ([]string, error) {
@@ -414,9 +419,13 @@ func integrityCheck(c *conn, level Level) ([]string, error) {
 	if level == ValidateQuick {
 		pragma = "PRAGMA quick_check"
 	}
-	stmt, _, err := c.Prepare(pragma)
+	var stmt *sqlite3.Stmt
+	err := guard(func() (err error) {
+		stmt, _, err = c.Prepare(pragma)
+		return err
+	})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s %w: %w", pragma, errNotPrepared, err)
 	}
 	var found []string
 	sound := false
