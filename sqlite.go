@@ -93,11 +93,11 @@ func fileURI(path string, query url.Values) string {
 	return (&url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path), RawQuery: query.Encode()}).String()
 }
 
-// openCopy opens a finished copy, immutable: no lock is taken, no sidecar
-// looked for or made. Reads fail once ctx is done.
+// openCopy opens a finished copy, of which nothing can be changed and beside
+// which nothing is made. Reads fail once ctx is done.
 func openCopy(ctx context.Context, r io.ReaderAt, size int64) (*conn, error) {
 	vfsName, release := aferovfs.RegisterReader(ctx, r, size)
-	return openURI(ctx, fileURI(aferovfs.DB, url.Values{"vfs": {vfsName}}), sqlite3.OPEN_READONLY, release)
+	return openURI(ctx, fileURI(aferovfs.DB, url.Values{"vfs": {vfsName}}), sqlite3.OPEN_READWRITE, release)
 }
 
 func openURI(ctx context.Context, uri string, flags sqlite3.OpenFlag, release func() error) (*conn, error) {
