@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -53,19 +52,6 @@ var swaps = map[string]func(t *testing.T, w *world, name string){
 	"nothing":           func(*testing.T, *world, string) {},
 	"fifo":              specials["fifo"],
 	"directory":         specials["directory"],
-}
-
-// during returns a change of a Config that calls hook at the first progress
-// of an operation with a source.
-func during(op, source string, hook func()) func(*backup.Config) {
-	hook = sync.OnceFunc(hook)
-	return func(cfg *backup.Config) {
-		cfg.Progress = func(p backup.Progress) {
-			if p.Op == op && p.Source == source {
-				hook()
-			}
-		}
-	}
 }
 
 // While a snapshot is validated, or what was found valid is staged, a part of
