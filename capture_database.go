@@ -181,7 +181,7 @@ func (c *capture) record(ctx context.Context, t *target, to string, fi fileInfo)
 	if e.SHA256, err = hashOf(ctx, f); err != nil {
 		return err
 	}
-	if c.lenient && t.Kind == Database {
+	if c.lenient {
 		problems, err := checkCopy(ctx, f, e.Size, ValidateFull, nil)
 		if err != nil {
 			return err

@@ -249,6 +249,10 @@
 // names, or one name, on other systems. If there are any, posix_names is
 // true. Where it is false, a manifest with such names is refused.
 //
+// Metadata and manifest have to agree: on what was captured, on files and
+// bytes, and on what a problem has to say, that a File or Database has no
+// file in the snapshot, or that one was copied as it lay.
+//
 // # Other SQLite drivers
 //
 // POSIX locks belong to a process, and closing any handle on a file drops

@@ -92,34 +92,60 @@ func (d *dir) readManifest(m *metadata) (manifest, error) {
 	}
 	entries, err := readManifest(io.NewSectionReader(f, 0, info.size), m.PosixNames)
 	if err == nil {
-		err = entries.agree(m.Sources)
+		err = entries.agree(m.Sources, m.Problems)
 	}
 	return entries, err
 }
 
-// agree refuses a manifest with entries of no captured source, or without
-// any of one.
-func (m manifest) agree(sources []SourceState) error {
+// agree refuses a manifest that does not bear out what the metadata say.
+func (m manifest) agree(sources []SourceState, problems []Problem) error {
 	count := make(map[string]int)
 	for i := range m {
 		count[m[i].source()]++
 	}
 	for _, src := range sources {
+		err := m.agreeOn(&src, problems)
 		if src.Captured != (count[src.Name] > 0) {
-			return fmt.Errorf("source %q: metadata and manifest disagree", src.Name)
+			err = errors.New("metadata and manifest disagree on whether it was captured")
+		}
+		if err != nil {
+			return fmt.Errorf("source %q: %w", src.Name, err)
 		}
 		delete(count, src.Name)
-		for i := range m {
-			e := &m[i]
-			main, ok := m.find(src.Path)
-			mixed := ok && src.Kind == Database && e.Type == typeRaw && main.Type != typeRaw
-			if e.source() == src.Name && (mixed || !src.mayHave(e)) {
-				return fmt.Errorf("source %q: entry %q of type %q", src.Name, e.Path, e.Type)
-			}
-		}
 	}
 	if len(count) > 0 {
 		return errors.New("entries of sources that the metadata do not name")
+	}
+	return nil
+}
+
+// agreeOn is agree for one source. What a capture has left out or copied raw
+// it has noted: a manifest that does so in silence is not one of ours.
+func (m manifest) agreeOn(src *SourceState, problems []Problem) error {
+	noted := func(codes ...Code) bool {
+		return slices.ContainsFunc(problems, func(p Problem) bool {
+			return (p.Source == src.Name || p.Source == "") && slices.Contains(codes, p.Code) // "" in what abridge says
+		})
+	}
+	main, ok := m.find(src.Path)
+	hot := ok && main.Type != typeRaw
+	for i := range m {
+		e := &m[i]
+		if e.source() != src.Name {
+			continue
+		}
+		mixed := src.Kind == Database && hot && e.Type == typeRaw
+		unsaid := e.Type == typeRaw && !noted(CodeRawCopy)
+		if mixed || unsaid || !src.mayHave(e) {
+			return fmt.Errorf("entry %q of type %q", e.Path, e.Type)
+		}
+	}
+	files, bytes := m.sum(src.Name)
+	if files != src.Files || bytes != src.Bytes {
+		return fmt.Errorf("%d files of %d bytes, and not %d of %d", files, bytes, src.Files, src.Bytes)
+	}
+	if files == 0 && src.Captured && src.Kind != Tree && !noted(captureCodes...) {
+		return errors.New("it has no file")
 	}
 	return nil
 }

@@ -192,22 +192,28 @@ func parseOwnMetadata(data []byte, stamp string) (*metadata, error) {
 	case m.Size < 0 || m.Size > maxManifestBytes:
 		return nil, fmt.Errorf("manifest of %d bytes", m.Size)
 	}
+	files, bytes := m.Files, m.Bytes
 	for _, src := range m.Sources {
 		if !src.valid() {
 			return nil, fmt.Errorf("source %q: no sound state", src.Name)
 		}
+		files, bytes = files-src.Files, bytes-src.Bytes
+	}
+	if files != 0 || bytes != 0 || m.Files < 0 || m.Bytes < 0 {
+		return nil, errors.New("files and bytes are not the sums of the sources'")
 	}
 	return &m, nil
 }
 
-// valid reports whether a source's state may be believed as far as paths go.
+// valid reports whether a source's state is one that there can be, and leads
+// nowhere.
 func (s *SourceState) valid() bool {
-	if validateSourceName(s.Name) != nil || !slices.Contains(kinds, s.Kind) {
+	if validateSourceName(s.Name) != nil || !slices.Contains(kinds, s.Kind) || s.Files < 0 || s.Bytes < 0 {
 		return false
 	}
 	switch {
 	case !s.Captured:
-		return s.Path == ""
+		return s.Path == "" && s.Files == 0 && s.Bytes == 0
 	case s.Kind == Tree:
 		return s.Path == s.Name
 	default:

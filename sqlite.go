@@ -28,10 +28,8 @@ type conn struct {
 }
 
 func (c *conn) Close() error {
-	for _, stmt := range slices.Collect(c.Stmts()) { // left open by the host's check
-		if err := guard(stmt.Close); err != nil {
-			return err
-		}
+	for _, stmt := range slices.Collect(c.Stmts()) { // left open by a check
+		_ = guard(stmt.Close) // which says again what its last step said
 	}
 	if err := guard(c.Conn.Close); err != nil {
 		return err // it still is open, and needs its VFS
@@ -95,11 +93,11 @@ func fileURI(path string, query url.Values) string {
 	return (&url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path), RawQuery: query.Encode()}).String()
 }
 
-// openCopy opens a finished copy, immutable: no lock is taken, no sidecar
-// looked for or made. Reads fail once ctx is done.
+// openCopy opens a finished copy, of which nothing can be changed and beside
+// which nothing is made. Reads fail once ctx is done.
 func openCopy(ctx context.Context, r io.ReaderAt, size int64) (*conn, error) {
 	vfsName, release := aferovfs.RegisterReader(ctx, r, size)
-	return openURI(ctx, fileURI(aferovfs.DB, url.Values{"vfs": {vfsName}}), sqlite3.OPEN_READONLY, release)
+	return openURI(ctx, fileURI(aferovfs.DB, url.Values{"vfs": {vfsName}}), sqlite3.OPEN_READWRITE, release)
 }
 
 func openURI(ctx context.Context, uri string, flags sqlite3.OpenFlag, release func() error) (*conn, error) {
@@ -346,11 +344,12 @@ func checkCopy(ctx context.Context, r io.ReaderAt, size int64, level Level, host
 
 func runChecks(ctx context.Context, c *conn, level Level, hostCheck func(context.Context, *sqlite3.Conn) error) ([]Problem, error) {
 	rows, err := integrityCheck(c, level)
-	if errors.Is(err, sqlite3.ERROR) {
+	if errors.Is(err, errNotPrepared) && !isDamage(err) {
 		// The schema needs collations or functions that the host did not
 		// register with sqlite3.AutoExtension. To compare the order of an
-		// index takes them; the rest of the check does not.
-		if err = c.AnyCollationNeeded(); err == nil {
+		// index and to test constraints takes them; the rest does not.
+		err = errors.Join(c.AnyCollationNeeded(), c.Exec("PRAGMA ignore_check_constraints=ON"))
+		if err == nil {
 			rows, err = integrityCheck(c, ValidateQuick)
 		}
 	}
@@ -407,6 +406,10 @@ func problemOf(op string, err error) []Problem {
 	return []Problem{p}
 }
 
+// errNotPrepared: a check could not even begin. The driver may panic instead
+// of saying so: it looks for an error in a schema within the check's own SQL.
+var errNotPrepared = errors.New("cannot be prepared")
+
 // integrityCheck returns the rows of SQLite's check that are not "ok". See
 // https://sqlite.org/pragma.html#pragma_integrity_check.
 func integrityCheck(c *conn, level Level) ([]string, error) {
@@ -414,9 +417,13 @@ func integrityCheck(c *conn, level Level) ([]string, error) {
 	if level == ValidateQuick {
 		pragma = "PRAGMA quick_check"
 	}
-	stmt, _, err := c.Prepare(pragma)
+	var stmt *sqlite3.Stmt
+	err := guard(func() (err error) {
+		stmt, _, err = c.Prepare(pragma)
+		return err
+	})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s %w: %w", pragma, errNotPrepared, err)
 	}
 	var found []string
 	sound := false

@@ -601,37 +601,6 @@ func (w *world) small(t *testing.T) *backup.Store {
 	return w.store(t)
 }
 
-func TestValidateFindsEveryFlippedBit(t *testing.T) {
-	w := newWorld(t, afero.NewMemMapFs(), "/srv")
-	s := w.small(t)
-	stamp := w.create(t, s).Stamp
-	flips := 0
-	for name, step := range map[string]int{
-		metadataFile: 1, manifestFile: 1, "config/project-registry.json": 1, "chroma/a": 1, "db/atocore.db": 64,
-	} {
-		size := len(w.read(t, in(stamp, name)))
-		for i := 0; i < size; i += step {
-			bit := byte(1) << (i / step % 8)
-			invert := func(data []byte) []byte { data[i] ^= bit; return data }
-			w.edit(t, in(stamp, name), invert)
-			if r := w.validate(t, s, stamp, quick); r.Valid {
-				t.Errorf("%s, byte %d, bit %#x: not found", name, i, bit)
-			}
-			if i%512 == 0 {
-				if _, err := s.Restore(t.Context(), stamp, confirmed); !errors.Is(err, backup.ErrInvalidSnapshot) {
-					t.Errorf("%s, byte %d, bit %#x: restored: %v", name, i, bit, err)
-				}
-			}
-			w.edit(t, in(stamp, name), invert)
-			flips++
-		}
-	}
-	if r := w.validate(t, s, stamp, nil); !r.Valid {
-		t.Errorf("all bits in place: %+v", r)
-	}
-	t.Logf("%d flipped bits found", flips)
-}
-
 func TestValidateFindsWhatWasDoneToFiles(t *testing.T) {
 	files := []string{metadataFile, manifestFile, "db/atocore.db", "config/project-registry.json", "chroma/a", "chroma"}
 	damages := []struct {

@@ -15,8 +15,12 @@ import (
 const DB = "db"
 
 // RegisterReader serves one immutable database, the first size bytes of r,
-// under the name [DB]. SQLite takes no locks and looks for no sidecars,
-// whatever journal mode the database says it is in.
+// under the name [DB]. SQLite finds no sidecars and makes none, whatever
+// journal mode the database says it is in; to write is [sqlite3.READONLY].
+//
+// Open it to write all the same: SQLite does not read the CHECK constraints
+// of a schema that it cannot write to, and its integrity_check then passes
+// what breaks them. (See sqlite3AddCheckConstraint in its build.c.)
 //
 // Every read fails with the error of ctx once that is done. A query that
 // needs no reads is not stopped by it, so set it on the connection as well;
@@ -53,7 +57,6 @@ func (v *readerVFS) Open(name string, flags vfs.OpenFlag) (vfs.File, vfs.OpenFla
 		return nil, flags, vfs.SystemError(err, sqlite3.CANTOPEN)
 	}
 	v.reg.opened()
-	flags = flags&^(vfs.OPEN_READWRITE|vfs.OPEN_CREATE) | vfs.OPEN_READONLY
 	return &readerFile{trail: trail{reg: &v.reg}, vfs: v}, flags, nil
 }
 
@@ -89,11 +92,32 @@ func (f *readerFile) ReadAt(p []byte, off int64) (int, error) {
 	if err != nil {
 		return n, f.fail(err, sqlite3.IOERR_READ)
 	}
+	hideWAL(p[:n], off)
 	if n < len(p) {
 		return n, io.EOF
 	}
 	return n, nil
 }
+
+// hideWAL has a database in WAL mode look like one that needs no log and no
+// index to be read. See
+// https://sqlite.org/fileformat.html#file_format_version_numbers.
+func hideWAL(p []byte, off int64) {
+	const readVersion, rollback, wal = 19, 1, 2
+	if i := readVersion - off; i >= 0 && i < int64(len(p)) && p[i] == wal {
+		p[i] = rollback
+	}
+}
+
+// Lock lets everybody read and nobody write.
+func (f *readerFile) Lock(level vfs.LockLevel) error {
+	if level > vfs.LOCK_SHARED {
+		return sqlite3.READONLY
+	}
+	return f.ok()
+}
+
+func (f *readerFile) Unlock(vfs.LockLevel) error { return f.ok() }
 
 func (f *readerFile) Size() (int64, error) { return f.vfs.end, f.ok() }
 
@@ -102,7 +126,7 @@ func (*readerFile) Truncate(int64) error               { return sqlite3.IOERR_TR
 func (*readerFile) Sync(vfs.SyncFlag) error            { return sqlite3.IOERR_FSYNC }
 
 func (*readerFile) DeviceCharacteristics() vfs.DeviceCharacteristic {
-	return vfs.IOCAP_IMMUTABLE | vfs.IOCAP_SUBPAGE_READ
+	return vfs.IOCAP_SUBPAGE_READ
 }
 
 // single is what the file systems of a single database have in common:

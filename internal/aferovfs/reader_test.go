@@ -105,6 +105,26 @@ func TestReaderModes(t *testing.T) {
 	}
 }
 
+// A connection that may not write does not see what breaks a CHECK.
+func TestReaderSeesBrokenConstraints(t *testing.T) {
+	for _, mode := range []string{"DELETE", "WAL"} {
+		path := filepath.Join(t.TempDir(), "native.db")
+		w := open(t, path)
+		exec(t, w, "PRAGMA journal_mode="+mode+"; PRAGMA ignore_check_constraints=ON; CREATE TABLE t (x CHECK (x > 9)); INSERT INTO t VALUES (1)")
+		closeConn(t, w)
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := open(t, "file:db?vfs="+registerReader(t, bytes.NewReader(b), int64(len(b))))
+		for _, check := range []string{"PRAGMA integrity_check", "PRAGMA quick_check"} {
+			if got, want := value(t, c, check), "CHECK constraint failed in t"; got != want {
+				t.Errorf("%s, %s: got %q, want %q", mode, check, got, want)
+			}
+		}
+	}
+}
+
 func TestOtherNames(t *testing.T) {
 	db := database(t)
 	var w discard

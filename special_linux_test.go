@@ -1,0 +1,203 @@
+package backup_test
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/atocore/backup"
+)
+
+// A special file is one that is none: whoever opens it may wait for ever,
+// read for ever, or find himself elsewhere. What Validate says of one in the
+// place of an entry, and Create of one among the sources, is tested with
+// them; here are all the operations, and all the other places.
+var specials = map[string]func(t *testing.T, w *world, name string){
+	"fifo":   func(t *testing.T, w *world, name string) { w.fifo(t, name) },
+	"socket": func(t *testing.T, w *world, name string) { w.socket(t, name) },
+	"endless_device": func(t *testing.T, w *world, name string) {
+		if err := unix.Mknod(w.path(name), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 5))); err != nil {
+			t.Skipf("no devices here: %v", err)
+		}
+	},
+	"link_to_fifo": func(t *testing.T, w *world, name string) {
+		w.fifo(t, "outside/fifo")
+		w.symlink(t, w.path("outside/fifo"), name)
+	},
+	"link_to_itself":         func(t *testing.T, w *world, name string) { w.symlink(t, filepath.Base(name), name) },
+	"link_to_endless_device": func(t *testing.T, w *world, name string) { w.symlink(t, "/dev/zero", name) },
+	"dangling_link":          func(t *testing.T, w *world, name string) { w.symlink(t, "nowhere", name) },
+	"directory":              func(t *testing.T, w *world, name string) { w.mkdir(t, name) },
+}
+
+// A specialCase is a world that has a snapshot and was restored from it, so
+// that another restore changes nothing, in which something has been replaced
+// by a special file.
+type specialCase struct {
+	*world
+	s     *backup.Store
+	stamp string
+	place string
+	good  map[string]string // the live state before
+}
+
+// eachSpecial runs a test with a pipe in each of the places, and with the
+// other special files in a sample of them.
+func eachSpecial(t *testing.T, places []string, test func(t *testing.T, c *specialCase)) {
+	for i, kind := range slices.Sorted(maps.Keys(specials)) {
+		for j, place := range places {
+			if kind != "fifo" && (i+j)%every(3) != 0 {
+				continue
+			}
+			t.Run(kind+"_at_"+strings.ReplaceAll(place, "/", "_"), func(t *testing.T) {
+				w := osWorld(t)
+				c := &specialCase{world: w, s: w.small(t)}
+				c.stamp = w.create(t, c.s).Stamp
+				w.restore(t, c.s, c.stamp)
+				c.good = w.liveState(t)
+				c.place = strings.ReplaceAll(place, "STAMP", c.stamp)
+				w.drop(t, c.place)
+				specials[kind](t, w, c.place)
+				test(t, c)
+			})
+		}
+	}
+}
+
+// allOperations has a store do all that it can, and returns the errors. None
+// may wait for what never comes.
+func allOperations(t *testing.T, s *backup.Store, stamp string) map[string]error {
+	t.Helper()
+	errs := make(map[string]error)
+	run := func(name string, operation func(ctx context.Context) error) {
+		errs[name] = endsSoon(t, operation)
+		if errors.Is(errs[name], context.DeadlineExceeded) {
+			t.Errorf("%s waited: %v", name, errs[name])
+		}
+	}
+	run("list", func(ctx context.Context) error { _, err := s.List(ctx); return err })
+	for name, opts := range map[string]*backup.ValidateOptions{"validate": nil, "validate structure": structure} {
+		run(name, func(ctx context.Context) error {
+			r, err := s.Validate(ctx, stamp, opts)
+			if err == nil {
+				err = r.Err()
+			}
+			return err
+		})
+	}
+	run("restore", func(ctx context.Context) error { _, err := s.Restore(ctx, stamp, confirmed); return err })
+	run("recover", func(ctx context.Context) error { _, err := s.Recover(ctx); return err })
+	run("create", func(ctx context.Context) error { _, err := s.Create(ctx, nil); return err })
+	run("cleanup", func(ctx context.Context) error { _, err := s.Cleanup(ctx, removeAllButNewest); return err })
+	run("delete", func(ctx context.Context) error { return s.Delete(ctx, stamp) })
+	return errs
+}
+
+func TestSpecialFileInASnapshotBlocksNobody(t *testing.T) {
+	const dir = "backups/snapshots/STAMP/"
+	places := []string{dir + metadataFile, dir + manifestFile, dir + "db/atocore.db", dir + "db/atocore.db-wal", dir + "chroma/new", dir + "new", "backups/snapshots/STAMP"}
+	eachSpecial(t, places, func(t *testing.T, c *specialCase) {
+		errs := allOperations(t, c.s, c.stamp)
+		for _, name := range []string{"validate", "validate structure"} {
+			if errs[name] == nil {
+				t.Errorf("%s: nothing was found", name)
+			}
+		}
+		if !errors.Is(errs["restore"], backup.ErrInvalidSnapshot) {
+			t.Errorf("restore: got %v, want %v", errs["restore"], backup.ErrInvalidSnapshot)
+		}
+		for _, name := range []string{"list", "recover", "create", "cleanup"} {
+			if errs[name] != nil {
+				t.Errorf("%s: %v, because of another snapshot", name, errs[name])
+			}
+		}
+		if diff := cmp.Diff(c.liveState(t), c.good); diff != "" {
+			t.Errorf("live state (-got +want):\n%s", diff)
+		}
+	})
+}
+
+func TestSpecialFileInTheStoreBlocksNobody(t *testing.T) {
+	places := []string{"backups", "backups/lock", "backups/snapshots", journalFile, journalFile + ".tmp"}
+	eachSpecial(t, places, func(t *testing.T, c *specialCase) {
+		errs := allOperations(t, c.s, c.stamp)
+		if c.place == journalFile && !errors.Is(errs["create"], backup.ErrRecoveryPending) {
+			t.Errorf("create: got %v, want %v", errs["create"], backup.ErrRecoveryPending)
+		}
+		if diff := cmp.Diff(c.liveState(t), c.good); diff != "" {
+			t.Errorf("live state (-got +want):\n%s", diff)
+		}
+	})
+}
+
+// Whatever has taken the place of the live state is no reason not to restore,
+// unless it cannot be saved and is to be. (A link at the path of a File or
+// Database is the host's own word for where that is.)
+func TestSpecialFileIsRestoredOver(t *testing.T) {
+	sources := []string{"config/project-registry.json", "data/atocore.db"}
+	others := []string{"data/atocore.db-wal", "data/atocore.db-journal", "chroma/a", "chroma/dir"}
+	restoreOver := func(places []string, skip bool) {
+		eachSpecial(t, places, func(t *testing.T, c *specialCase) {
+			isSource := slices.Contains(sources, c.place)
+			before, err := os.Lstat(c.path(c.place))
+			if err != nil || isSource && before.Mode()&os.ModeSymlink != 0 {
+				return
+			}
+			err = endsSoon(t, func(ctx context.Context) error {
+				_, err := c.s.Restore(ctx, c.stamp, &backup.RestoreOptions{ConfirmServiceStopped: true, SkipSafetySnapshot: skip})
+				return err
+			})
+			if isSource && !skip {
+				if after, statErr := os.Lstat(c.path(c.place)); err == nil || statErr != nil || !os.SameFile(before, after) {
+					t.Errorf("got %v, %v: what cannot be saved must stay", err, statErr)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatalf("restore: %v", err)
+			}
+			if diff := cmp.Diff(c.liveState(t), c.good); diff != "" {
+				t.Errorf("live state (-got +want):\n%s", diff)
+			}
+		})
+	}
+	restoreOver(slices.Concat(sources, others), false)
+	restoreOver(sources, true)
+}
+
+// Nothing is read that is larger than it can be.
+func TestHugeFilesDoNotFillTheMemory(t *testing.T) {
+	for _, place := range []string{
+		"backups/snapshots/STAMP/" + metadataFile, "backups/snapshots/STAMP/" + manifestFile, "backups/snapshots/STAMP/db/atocore.db",
+		"backups/snapshots/STAMP/chroma/a", "backups/snapshots/STAMP/new", journalFile, "backups/lock",
+	} {
+		t.Run(filepath.Base(place), func(t *testing.T) {
+			w := osWorld(t)
+			s := w.small(t)
+			stamp := w.create(t, s).Stamp
+			name := strings.ReplaceAll(place, "STAMP", stamp)
+			if !w.exists(t, name) {
+				w.write(t, name, "")
+			}
+			if err := os.Truncate(w.path(name), 1<<40); err != nil {
+				t.Skipf("no sparse files here: %v", err)
+			}
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			allOperations(t, s, stamp)
+			runtime.ReadMemStats(&after)
+			if grown := after.TotalAlloc - before.TotalAlloc; grown > 500<<20 {
+				t.Errorf("%d MB were allocated", grown>>20)
+			}
+		})
+	}
+}
