@@ -112,6 +112,8 @@
 //     each source, nor the newest [Retention].MinKeep, nor one that is
 //     pinned, in use, dated in the future, or could not be read, nor a
 //     safety snapshot younger than 7 days. (Those take no slot of others.)
+//     One whose metadata are damaged may be pinned: only [Store.Delete]
+//     removes it.
 //   - An unfinished or invalid snapshot takes no slot of a good one, and goes
 //     only when a newer one is good.
 //   - What is not named like a snapshot is reported and never touched.

@@ -120,7 +120,8 @@ const (
 //
 // Guards may only add keeps: the newest good snapshot, and the newest of each
 // source, MinKeep good ones, pinned ones, safety snapshots younger than 7
-// days, those dated after now, those in use, those that could not be read.
+// days, those dated after now, those in use, those that could not be read, and
+// those whose metadata are damaged, or of a later format: they may be pinned.
 // Unfinished and invalid snapshots take no slot from a good one, and go only
 // when a newer good one exists and, if unfinished, they are at least 24 hours
 // old. Those dated after now take no slot either, and do not pass for the
@@ -171,11 +172,11 @@ func newestFirst(snapshots []Snapshot, now time.Time, loc *time.Location) []cand
 	return all
 }
 
-// unread reports whether nothing is known of s, good or bad: the file system
-// would not let its metadata be read.
-func (s *Snapshot) unread() bool {
+// has reports whether s as a whole, and not one of its sources, has a problem
+// of that code.
+func (s *Snapshot) has(code Code) bool {
 	return slices.ContainsFunc(s.Problems, func(p Problem) bool {
-		return p.Code == CodeUnreadable && p.Source == ""
+		return p.Code == code && p.Source == ""
 	})
 }
 
@@ -339,7 +340,9 @@ func (r Retention) applyGuards(all []candidate, now time.Time) {
 			{c.Origin == OriginPreRestore && age < safetyAge, "safety snapshot younger than 7 days"},
 			{age < 0, "dated in the future"},
 			{c.InUse, "in use"},
-			{c.unread(), "could not be read"},
+			{c.has(CodeUnreadable), "could not be read"},
+			// Nobody knows whether it is pinned; and a later release may.
+			{c.has(CodeMetadataInvalid), "its metadata cannot be read: only Delete removes it"},
 			{!c.HasMetadata && age < incompleteAge, "incomplete, and younger than 24h"},
 			{c.flaw != "" && good == 0, c.flaw + ", and nothing newer is good"},
 		} {

@@ -49,6 +49,7 @@ func TestPlanOracle(t *testing.T) {
 		"incomplete, and younger than 24h", "incomplete, and nothing newer is good", "incomplete, and a newer one is good",
 		"invalid: check_failed, db_corrupt, and nothing newer is good", "invalid: check_failed, db_corrupt, and a newer one is good",
 		"not validated, and nothing newer is good", "not validated, and a newer one is good",
+		"could not be read", "its metadata cannot be read: only Delete removes it", "invalid: metadata_invalid, and nothing newer is good",
 	} {
 		if !seen[kind] {
 			t.Errorf("no seed led to a reason of the kind %q", kind)
@@ -113,6 +114,8 @@ func randomPlanInput(rng *rand.Rand, n int, loc *time.Location) []backup.Snapsho
 		}
 		if rng.IntN(8) == 0 {
 			s.Problems = []backup.Problem{{Code: backup.CodeDatabaseCorrupt}, {Code: backup.CodeCheckFailed}}
+		} else if rng.IntN(12) == 0 {
+			s.Problems = []backup.Problem{{Code: []backup.Code{backup.CodeMetadataInvalid, backup.CodeUnreadable}[rng.IntN(2)]}}
 		}
 		if rng.IntN(8) == 0 {
 			s.CreatedAt = time.Time{}
@@ -194,8 +197,11 @@ func (o planOracle) flaw(s backup.Snapshot) string {
 	if !s.HasMetadata {
 		return "incomplete"
 	}
-	if len(s.Problems) > 0 {
+	if len(s.Problems) == 2 {
 		return "invalid: check_failed, db_corrupt"
+	}
+	if len(s.Problems) == 1 {
+		return "invalid: " + string(s.Problems[0].Code)
 	}
 	if !s.Validated && s.Origin != "atocore" {
 		return "not validated"
@@ -324,6 +330,12 @@ func (o planOracle) guards(s backup.Snapshot) (keep []string) {
 	}
 	if s.InUse {
 		keep = append(keep, "in use")
+	}
+	if len(s.Problems) == 1 && s.Problems[0].Code == "metadata_invalid" {
+		keep = append(keep, "its metadata cannot be read: only Delete removes it")
+	}
+	if len(s.Problems) == 1 && s.Problems[0].Code == "unreadable" {
+		keep = append(keep, "could not be read")
 	}
 	if !s.HasMetadata && o.at(s).Add(day).After(o.now) {
 		keep = append(keep, "incomplete, and younger than 24h")

@@ -58,6 +58,9 @@ func planWord(t testing.TB, s *backup.Snapshot, word string) {
 	case "problem":
 		s.Validated = false
 		s.Problems = append(s.Problems, backup.Problem{Code: backup.Code(value), Source: "db"})
+	case "unreadable", "metadata_invalid": // the snapshot as a whole
+		s.Validated = false
+		s.Problems = append(s.Problems, backup.Problem{Code: backup.Code(word)})
 	case "pinned":
 		s.Pinned = true
 	case "in_use":
@@ -601,6 +604,20 @@ func TestPlanGuards(t *testing.T) {
 			"20260403T100000Z delete: no rule keeps it",
 			"20260402T100000Z keep: in use",
 			"20260401T100000Z keep: in use",
+		},
+	}, {
+		name:      "those_of_which_nothing_is_known_are_kept_and_take_no_slot",
+		retention: daily,
+		snapshots: []string{
+			"20260401T100000Z metadata_invalid", "20260402T100000Z unreadable", "20260403T100000Z problem=unreadable",
+			"20260411T090000Z", "20260411T100000Z metadata_invalid",
+		},
+		want: []string{
+			"20260411T100000Z keep: its metadata cannot be read: only Delete removes it; invalid: metadata_invalid, and nothing newer is good",
+			"20260411T090000Z keep: daily 2026-04-11; newest good",
+			"20260403T100000Z delete: invalid: unreadable, and a newer one is good",
+			"20260402T100000Z keep: could not be read",
+			"20260401T100000Z keep: its metadata cannot be read: only Delete removes it",
 		},
 	}, {
 		name:      "a_guard_spends_no_slot",
