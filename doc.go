@@ -115,7 +115,8 @@
 //     One whose metadata are damaged may be pinned: only [Store.Delete]
 //     removes it.
 //   - An unfinished or invalid snapshot takes no slot of a good one, and goes
-//     only when a newer one is good.
+//     only when a newer one is good, and newer good ones have all that it
+//     captured.
 //   - What is not named like a snapshot is reported and never touched.
 //   - A deletion removes the metadata first: what a crash leaves never looks
 //     whole.

@@ -123,9 +123,9 @@ const (
 // days, those dated after now, those in use, those that could not be read, and
 // those whose metadata are damaged, or of a later format: they may be pinned.
 // Unfinished and invalid snapshots take no slot from a good one, and go only
-// when a newer good one exists and, if unfinished, they are at least 24 hours
-// old. Those dated after now take no slot either, and do not pass for the
-// newest good one.
+// when a newer good one exists, newer good ones have each source that they
+// captured, and, if unfinished, they are at least 24 hours old. Those dated
+// after now take no slot either, and do not pass for the newest good one.
 //
 // Safety snapshots take no slot: they hold the state that somebody wanted to
 // get rid of, and only as much of it as was replaced.
@@ -350,24 +350,31 @@ func (r Retention) applyGuards(all []candidate, now time.Time) {
 				c.keep = append(c.keep, guard.reason)
 			}
 		}
-		c.keepSources(captured, good == 1)
+		c.keepSources(captured, good)
 	}
 }
 
 // keepSources keeps the newest good snapshot of each source: what is captured
-// on request alone is not in every one. captured are the sources of newer
-// good ones. The newest of all needs no such reason.
-func (c *candidate) keepSources(captured map[string]bool, newest bool) {
-	if !c.counts {
-		return
-	}
+// on request alone is not in every one. It also keeps flawed ones for as long
+// as they may hold the best there is of a source. captured are the sources
+// of newer good ones, and good their number, c included. Neither the newest of
+// all nor what is older than no good one needs such a reason.
+func (c *candidate) keepSources(captured map[string]bool, good int) {
+	var alone []string // sources of which no newer good one has a copy
 	for _, src := range c.Sources {
-		if !src.Captured || captured[src.Name] {
-			continue
+		if src.Captured && !captured[src.Name] {
+			alone = append(alone, src.Name)
 		}
-		captured[src.Name] = true
-		if !newest {
-			c.keep = append(c.keep, "newest good one with "+src.Name)
+	}
+	switch {
+	case c.counts:
+		for _, name := range alone {
+			captured[name] = true
+			if good > 1 {
+				c.keep = append(c.keep, "newest good one with "+name)
+			}
 		}
+	case c.flaw != "" && good > 0 && len(alone) > 0 && c.Origin != OriginPreRestore:
+		c.keep = append(c.keep, c.flaw+", and no newer good one has "+strings.Join(alone, ", "))
 	}
 }

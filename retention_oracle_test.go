@@ -50,6 +50,7 @@ func TestPlanOracle(t *testing.T) {
 		"invalid: check_failed, db_corrupt, and nothing newer is good", "invalid: check_failed, db_corrupt, and a newer one is good",
 		"not validated, and nothing newer is good", "not validated, and a newer one is good",
 		"could not be read", "its metadata cannot be read: only Delete removes it", "invalid: metadata_invalid, and nothing newer is good",
+		"invalid: check_failed, db_corrupt, and no newer good one has db, chroma", "not validated, and no newer good one has chroma",
 	} {
 		if !seen[kind] {
 			t.Errorf("no seed led to a reason of the kind %q", kind)
@@ -343,19 +344,29 @@ func (o planOracle) guards(s backup.Snapshot) (keep []string) {
 	if flaw := o.flaw(s); flaw != "" && good == 0 {
 		keep = append(keep, flaw+", and nothing newer is good")
 	}
+	var alone []string // sources of which no newer good one has a copy
 	for _, name := range []string{"db", "chroma"} {
-		if o.takesPart(s) && good > 0 && o.isNewestWith(s, name) {
+		if o.newerGoodHas(s, name) || good == 0 {
+			continue
+		}
+		if o.takesPart(s) {
 			keep = append(keep, "newest good one with "+name)
 		}
+		alone = append(alone, name)
+	}
+	if flaw := o.flaw(s); flaw != "" && len(alone) > 0 && s.Origin != "pre_restore" {
+		keep = append(keep, flaw+", and no newer good one has "+strings.Join(alone, ", "))
 	}
 	return keep
 }
 
-func (o planOracle) isNewestWith(s backup.Snapshot, name string) bool {
+// newerGoodHas reports whether there is nothing of a source in s, or a newer
+// good one has it too.
+func (o planOracle) newerGoodHas(s backup.Snapshot, name string) bool {
 	if src, ok := s.Source(name); !ok || !src.Captured {
-		return false
+		return true
 	}
-	return !slices.ContainsFunc(o.all, func(other backup.Snapshot) bool {
+	return slices.ContainsFunc(o.all, func(other backup.Snapshot) bool {
 		src, ok := other.Source(name)
 		return ok && src.Captured && o.takesPart(other) && o.newer(other, s)
 	})

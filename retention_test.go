@@ -61,6 +61,10 @@ func planWord(t testing.TB, s *backup.Snapshot, word string) {
 	case "unreadable", "metadata_invalid": // the snapshot as a whole
 		s.Validated = false
 		s.Problems = append(s.Problems, backup.Problem{Code: backup.Code(word)})
+	case "captured":
+		for name := range strings.SplitSeq(value, ",") {
+			s.Sources = append(s.Sources, backup.SourceState{Name: name, Captured: true})
+		}
 	case "pinned":
 		s.Pinned = true
 	case "in_use":
@@ -668,6 +672,29 @@ func TestPlanBad(t *testing.T) {
 			"20260411T100000Z keep: incomplete, and younger than 24h; incomplete, and nothing newer is good",
 			"20260411T090000Z keep: invalid: db_corrupt, and nothing newer is good",
 			"20260411T080000Z keep: last 1; daily 2026-04-11; newest good",
+		},
+	}, {
+		name:      "bad_ones_stay_while_no_newer_good_one_has_what_they_captured",
+		retention: backup.Retention{Last: 1},
+		snapshots: []string{
+			"20260401T100000Z captured=db,chroma problem=file_changed",
+			"20260402T100000Z captured=db,chroma",
+			"20260403T100000Z captured=db,chroma origin=pre_restore problem=raw_copy",
+			"20260404T100000Z captured=db problem=db_corrupt",
+			"20260405T100000Z captured=db,chroma problem=file_changed",
+			"20260406T100000Z captured=db,chroma,extra unvalidated",
+			"20260411T100000Z captured=db",
+			"20260501T100000Z captured=db,chroma,extra",
+		},
+		want: []string{
+			"20260501T100000Z keep: dated in the future",
+			"20260411T100000Z keep: last 1; newest good",
+			"20260406T100000Z keep: not validated, and no newer good one has chroma, extra",
+			"20260405T100000Z keep: invalid: file_changed, and no newer good one has chroma",
+			"20260404T100000Z delete: invalid: db_corrupt, and a newer one is good",
+			"20260403T100000Z delete: invalid: raw_copy, and a newer one is good",
+			"20260402T100000Z keep: newest good one with chroma",
+			"20260401T100000Z delete: invalid: file_changed, and a newer one is good",
 		},
 	}, {
 		name:      "all_bad_all_kept",
