@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
+	"time"
 )
 
 // CleanupOptions are the options of [Store.Cleanup].
@@ -25,6 +27,12 @@ type Cleanup struct {
 
 // Cleanup removes the snapshots that the retention does not keep: see
 // [Retention.Plan]. It is a dry run unless confirmed.
+//
+// A dry run goes by what was recorded when the snapshots were taken. Before
+// anything is removed, the newest good one, and that of each source, is
+// validated at [ValidateStructure]; if it fails, it is an invalid one, and the
+// next older takes its place. That takes a look at each name in them, but
+// reads no more of the files than the headers of databases.
 //
 // When it is cancelled, or a removal fails, the snapshots that it had
 // removed by then stay removed; the Cleanup that it returns beside the error
@@ -57,12 +65,56 @@ func (s *Store) cleanup(ctx context.Context, opts *CleanupOptions) (*Cleanup, er
 	if err != nil {
 		return nil, err
 	}
+	now := s.cfg.Now()
+	if opts.Confirm {
+		if err := s.lookAgain(ctx, retention, snapshots, now); err != nil {
+			return nil, err
+		}
+	}
 	result := &Cleanup{
 		DryRun:      !opts.Confirm,
 		Unparseable: append([]string{}, others...),
-		Decisions:   retention.Plan(snapshots, s.cfg.Now(), s.cfg.Location),
+		Decisions:   retention.Plan(snapshots, now, s.cfg.Location),
 	}
 	return result, ss.apply(ctx, result)
+}
+
+// lookAgain examines the snapshots on which a plan rests, and notes with each
+// what is wrong, until the plan rests on whole ones or removes nothing: the
+// metadata of one that has lost its database still call it good, and all that
+// are older might go for its sake.
+func (s *Store) lookAgain(ctx context.Context, r Retention, snapshots []Snapshot, now time.Time) error {
+	looked := make(map[string]bool)
+	for {
+		plan := r.judge(snapshots, now, s.cfg.Location)
+		removes := slices.ContainsFunc(plan, func(c candidate) bool { return len(c.keep) == 0 })
+		i := slices.IndexFunc(plan, func(c candidate) bool { return c.support && !looked[c.Stamp] })
+		if !removes || i < 0 {
+			return nil
+		}
+		looked[plan[i].Stamp] = true
+		if err := s.examineAgain(ctx, plan[i].Snapshot); err != nil {
+			return err
+		}
+	}
+}
+
+// examineAgain adds to a good snapshot what is wrong with it now. Its error is
+// that of ctx: what cannot be examined is as good as unread.
+func (s *Store) examineAgain(ctx context.Context, snap *Snapshot) error {
+	report, err := s.validate(ctx, snap.Stamp, ValidateStructure)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		snap.Problems = []Problem{{Code: CodeUnreadable, Detail: err.Error()}}
+	default:
+		snap.Problems = report.Problems
+	}
+	if flaw := snap.flaw(); flaw != "" {
+		s.cfg.Logger.WarnContext(ctx, "snapshot is no longer good", "stamp", snap.Stamp, "flaw", flaw)
+	}
+	return nil
 }
 
 // session begins one that only reads, or one that may remove.

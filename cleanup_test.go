@@ -395,6 +395,109 @@ func TestCleanupKeepsWhatItCannotRead(t *testing.T) {
 	}
 }
 
+// What the metadata say was true when they were taken. Before anything goes
+// for being older than a good snapshot, that one is looked at again.
+func TestCleanupLooksAtTheNewestGoodOnes(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		s := w.small(t)
+		stamps := w.createOn(t, s, day("2026-04-01"), day("2026-04-02"), day("2026-04-03"), day("2026-04-04"))
+		w.drop(t, in(stamps[3], "db/atocore.db"))
+		w.drop(t, in(stamps[2], "config"))
+		got := w.cleanup(t, s, removeAllButNewest, backup.Cleanup{Kept: 3, Deleted: 1})
+		want := []backup.Decision{
+			{Stamp: stamps[3], Keep: true, Reasons: []string{"invalid: db_missing, and nothing newer is good"}},
+			{Stamp: stamps[2], Keep: true, Reasons: []string{"invalid: file_missing, and nothing newer is good"}},
+			{Stamp: stamps[1], Keep: true, Reasons: []string{"last 1", "newest good"}},
+			{Stamp: stamps[0], Reasons: []string{"no rule keeps it"}},
+		}
+		if diff := cmp.Diff(got.Decisions, want); diff != "" {
+			t.Errorf("decisions (-got +want):\n%s", diff)
+		}
+		if diff := cmp.Diff(w.stamps(t, s), []string{stamps[3], stamps[2], stamps[1]}); diff != "" {
+			t.Errorf("left (-got +want):\n%s", diff)
+		}
+	})
+}
+
+func TestCleanupLooksAtTheNewestGoodOneOfEachSource(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		s := w.small(t)
+		stamps := w.createOn(t, s, day("2026-04-01"), day("2026-04-02"), day("2026-04-03")) // with the tree
+		for _, at := range []time.Time{day("2026-04-04"), day("2026-04-05"), day("2026-04-06")} {
+			w.now = at
+			snap, err := s.Create(t.Context(), nil) // without
+			if err != nil {
+				t.Fatal(err)
+			}
+			stamps = append(stamps, snap.Stamp)
+		}
+		w.edit(t, in(stamps[5], "db/atocore.db"), grow)
+		w.edit(t, in(stamps[2], "chroma/a"), grow)
+		got := w.cleanup(t, s, removeAllButNewest, backup.Cleanup{Kept: 4, Deleted: 2})
+		want := []backup.Decision{
+			{Stamp: stamps[5], Keep: true, Reasons: []string{"invalid: size_mismatch, and nothing newer is good"}},
+			{Stamp: stamps[4], Keep: true, Reasons: []string{"last 1", "newest good"}},
+			{Stamp: stamps[3], Reasons: []string{"no rule keeps it"}},
+			{Stamp: stamps[2], Keep: true, Reasons: []string{"invalid: size_mismatch, and no newer good one has chroma"}},
+			{Stamp: stamps[1], Keep: true, Reasons: []string{"newest good one with chroma"}},
+			{Stamp: stamps[0], Reasons: []string{"no rule keeps it"}},
+		}
+		if diff := cmp.Diff(got.Decisions, want); diff != "" {
+			t.Errorf("decisions (-got +want):\n%s", diff)
+		}
+	})
+}
+
+// A look costs as much as a validation of the structure: it is not taken in
+// vain.
+func TestCleanupLooksOnlyBeforeItRemoves(t *testing.T) {
+	w := newWorld(t, afero.NewMemMapFs(), "/srv")
+	w.createOn(t, w.small(t), day("2026-04-01"), day("2026-04-02"))
+	looked := false
+	s := w.faulty(t, func(op, p string) error {
+		looked = looked || op == "open" && filepath.Base(p) == manifestFile
+		return nil
+	})
+	w.cleanup(t, s, &backup.CleanupOptions{Retention: newestOnly}, backup.Cleanup{DryRun: true, Kept: 1, WouldDelete: 1})
+	w.cleanup(t, s, &backup.CleanupOptions{Retention: &backup.Retention{Last: 2}, Confirm: true}, backup.Cleanup{Kept: 2})
+	if looked {
+		t.Error("it has looked without being about to remove anything")
+	}
+	w.cleanup(t, s, removeAllButNewest, backup.Cleanup{Kept: 1, Deleted: 1})
+	if !looked {
+		t.Error("it has not looked")
+	}
+}
+
+// What cannot be looked at is no reason to remove another.
+func TestCleanupWhereItCannotLook(t *testing.T) {
+	w := newWorld(t, afero.NewMemMapFs(), "/srv")
+	stamps := w.createOn(t, w.small(t), day("2026-04-01"), day("2026-04-02"), day("2026-04-03"))
+	ctx, cancel := context.WithCancel(t.Context())
+	fail := func() error { return syscall.EIO }
+	s := w.faulty(t, func(op, p string) error {
+		if op == "readdir" && p == w.snapshot(stamps[2], "db") {
+			return fail()
+		}
+		return nil
+	})
+	got := w.cleanup(t, s, removeAllButNewest, backup.Cleanup{Kept: 2, Deleted: 1})
+	want := backup.Decision{Stamp: stamps[2], Keep: true, Reasons: []string{"could not be read", "invalid: unreadable, and nothing newer is good"}}
+	if diff := cmp.Diff(decision(t, got, stamps[2]), want); diff != "" {
+		t.Errorf("(-got +want):\n%s", diff)
+	}
+
+	w.createOn(t, w.store(t), day("2026-04-02").Add(time.Hour))
+	w.now = day("2026-05-01")
+	fail = func() error { cancel(); return nil }
+	if got, err := s.Cleanup(ctx, removeAllButNewest); !errors.Is(err, context.Canceled) || got != nil {
+		t.Errorf("cancelled: %+v, %v", got, err)
+	}
+	if left := w.stamps(t, s); len(left) != 3 {
+		t.Errorf("left: %q", left)
+	}
+}
+
 func TestCleanupCancelled(t *testing.T) {
 	w := newWorld(t, afero.NewMemMapFs(), "/srv")
 	stamps := w.createOn(t, w.small(t), day("2026-04-01"), day("2026-04-02"), day("2026-04-03"))

@@ -108,6 +108,9 @@
 //
 //   - It is a dry run unless confirmed, and gives the reasons of every
 //     decision.
+//   - Before anything is deleted, the newest good snapshots are looked at
+//     again: whether all files are there, and of the right size. (That does
+//     not find a flipped bit. Validate them from time to time.)
 //   - The newest good snapshot is never deleted, nor the newest good one of
 //     each source, nor the newest [Retention].MinKeep, nor one that is
 //     pinned, in use, dated in the future, or could not be read, nor a

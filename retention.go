@@ -130,10 +130,7 @@ const (
 // Safety snapshots take no slot: they hold the state that somebody wanted to
 // get rid of, and only as much of it as was replaced.
 func (r Retention) Plan(snapshots []Snapshot, now time.Time, loc *time.Location) []Decision {
-	all := newestFirst(snapshots, now, loc)
-	r.applyRules(all)
-	r.applyGuards(all, now)
-
+	all := r.judge(snapshots, now, loc)
 	decisions := make([]Decision, len(all))
 	for i, c := range all {
 		decisions[i] = c.decide()
@@ -141,14 +138,23 @@ func (r Retention) Plan(snapshots []Snapshot, now time.Time, loc *time.Location)
 	return decisions
 }
 
+// judge gives each snapshot the reasons to keep it, newest first.
+func (r Retention) judge(snapshots []Snapshot, now time.Time, loc *time.Location) []candidate {
+	all := newestFirst(snapshots, now, loc)
+	r.applyRules(all)
+	r.applyGuards(all, now)
+	return all
+}
+
 // A candidate is a snapshot whose decision is being made.
 type candidate struct {
 	*Snapshot
-	at     time.Time // when it was taken, in the location of the calendar
-	flaw   string    // why it is not good; "" if it is
-	past   bool      // not dated after now
-	counts bool      // takes part in the rules: good, past and no safety snapshot
-	keep   []string  // the reasons to keep it
+	at      time.Time // when it was taken, in the location of the calendar
+	flaw    string    // why it is not good; "" if it is
+	past    bool      // not dated after now
+	counts  bool      // takes part in the rules: good, past and no safety snapshot
+	keep    []string  // the reasons to keep it
+	support bool      // is the newest good one, of all or of a source: older ones may go because it is there
 }
 
 func newestFirst(snapshots []Snapshot, now time.Time, loc *time.Location) []candidate {
@@ -329,12 +335,13 @@ func (r Retention) applyGuards(all []candidate, now time.Time) {
 		if c.counts {
 			good++
 		}
+		c.support = newest || c.counts && good == 1
 		age := now.Sub(c.at)
 		for _, guard := range []struct {
 			holds  bool
 			reason string
 		}{
-			{newest || c.counts && good == 1, "newest good"},
+			{c.support, "newest good"},
 			{c.counts && good <= r.MinKeep && r.MinKeep > 1, minimum},
 			{c.Pinned, "pinned"},
 			{c.Origin == OriginPreRestore && age < safetyAge, "safety snapshot younger than 7 days"},
@@ -369,7 +376,7 @@ func (c *candidate) keepSources(captured map[string]bool, good int) {
 	switch {
 	case c.counts:
 		for _, name := range alone {
-			captured[name] = true
+			captured[name], c.support = true, true
 			if good > 1 {
 				c.keep = append(c.keep, "newest good one with "+name)
 			}

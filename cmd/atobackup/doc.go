@@ -24,7 +24,9 @@
 // in its stead.
 //
 // What list and cleanup say of a snapshot was recorded when it was taken; only
-// validate, and restore before it does anything, look at the bytes.
+// validate, and restore before it does anything, look at the bytes. Before it
+// removes anything, cleanup -confirm looks whether the newest good snapshot,
+// and that of each source, still has all its files.
 //
 // In containers, run recover before the service starts: it does nothing if
 // there is nothing to do.
