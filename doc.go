@@ -53,9 +53,10 @@
 //   - Nothing is torn in silence: a file that changes or vanishes under the
 //     copy, and a database so damaged that its files were copied as they
 //     lay, is a [Problem].
-//   - The copy is read back and validated. One that fails is kept and
-//     returned with Validated false: it is no error, and takes no slot of a
-//     good one.
+//   - The copy is read back and validated. (At level [ValidateStructure], no
+//     more than names, types, sizes and headers are.) One that fails is kept
+//     and returned with Validated false: it is no error, and takes no slot of
+//     a good one.
 //   - When Create returns nil, the snapshot survives a power cut. Until then
 //     it does not exist: its metadata are written last, and at once. What
 //     was written is removed when Create fails or is cancelled. What a
