@@ -59,6 +59,20 @@ func TestCleanupTakesItsRetentionFromTheOptions(t *testing.T) {
 	})
 }
 
+// Whoever sets no more than a minimum means to thin out, and would thin out
+// nothing. The zero Retention, on purpose, keeps everything.
+func TestCleanupWithoutRules(t *testing.T) {
+	w := newWorld(t, afero.NewMemMapFs(), "/srv")
+	s := w.small(t)
+	w.createOn(t, s, day("2026-04-02"), day("2026-04-03"))
+	for _, r := range []backup.Retention{{MinKeep: 1}, {MinKeep: -1}, {Calendar: backup.Newest}} {
+		if _, err := s.Cleanup(t.Context(), &backup.CleanupOptions{Retention: &r}); err == nil || !strings.Contains(err.Error(), "no rule") {
+			t.Errorf("%+v: %v", r, err)
+		}
+	}
+	w.cleanup(t, s, &backup.CleanupOptions{Retention: &backup.Retention{}, Confirm: true}, backup.Cleanup{Kept: 2})
+}
+
 // A day begins and ends where Config.Location says.
 func TestCleanupUsesTheLocation(t *testing.T) {
 	w := newWorld(t, afero.NewMemMapFs(), "/srv")

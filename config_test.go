@@ -63,6 +63,8 @@ func TestNew(t *testing.T) {
 		{"no_sources", func(cfg *backup.Config) { cfg.Sources = nil }, []string{"no sources"}},
 		{"busy_timeout_negative", func(cfg *backup.Config) { cfg.BusyTimeout = -1 }, []string{"busy timeout"}},
 		{"within_negative", func(cfg *backup.Config) { cfg.Retention.Within = -time.Hour }, []string{"retention"}},
+		{"no_rule_but_a_minimum", func(cfg *backup.Config) { cfg.Retention = backup.Retention{MinKeep: 1} }, []string{"retention", "no rule", "Last", "DefaultRetention"}},
+		{"no_rule_but_a_calendar", func(cfg *backup.Config) { cfg.Retention = backup.Retention{Calendar: backup.Newest} }, []string{"retention", "no rule"}},
 		{"calendar_unknown", func(cfg *backup.Config) { cfg.Retention.Calendar = 7 }, []string{"retention", "calendar"}},
 
 		{"name_taken", withSource("db", backup.File, "/f"), []string{`"db"`, "taken"}},

@@ -11,8 +11,10 @@ import (
 
 // Retention says which snapshots [Store.Cleanup] keeps. A snapshot is kept
 // if any rule keeps it; one that is kept by one rule still counts in the
-// others. A Retention without any rule keeps everything; Calendar and MinKeep
-// are not rules.
+// others. Calendar and MinKeep are not rules: without one they are refused.
+//
+// The zero Retention stands for [DefaultRetention] in a [Config], and keeps
+// everything in [CleanupOptions] and [Retention.Plan].
 type Retention struct {
 	Last   int           `json:"last,omitempty"`   // the newest n; negative: all
 	Within time.Duration `json:"within,omitempty"` // all that are less than this much older than the newest one
@@ -86,6 +88,11 @@ func DefaultRetention() Retention {
 	return Retention{Daily: 7, Weekly: 4, Monthly: 6}
 }
 
+// hasRules reports whether any rule is set.
+func (r Retention) hasRules() bool {
+	return r != Retention{Calendar: r.Calendar, MinKeep: r.MinKeep}
+}
+
 // validate refuses what can only be a slip.
 func (r Retention) validate() error {
 	if r.Within < 0 {
@@ -93,6 +100,9 @@ func (r Retention) validate() error {
 	}
 	if !r.Calendar.valid() {
 		return fmt.Errorf("%v: no such calendar: want Anchored or Newest", r.Calendar)
+	}
+	if r != (Retention{}) && !r.hasRules() {
+		return errors.New("no rule beside Calendar and MinKeep: set Last, Within, Hourly, Daily, Weekly, Monthly or Yearly, or begin with DefaultRetention()")
 	}
 	return nil
 }
@@ -217,7 +227,7 @@ func (c *candidate) decide() Decision {
 }
 
 func (r Retention) applyRules(all []candidate) {
-	if r == (Retention{Calendar: r.Calendar, MinKeep: r.MinKeep}) {
+	if !r.hasRules() {
 		for i := range all {
 			all[i].keep = append(all[i].keep, "no rule is set")
 		}
