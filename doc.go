@@ -27,10 +27,10 @@
 //		}
 //		// Here the service opens its databases and begins to work.
 //		snap, err := store.Create(ctx, nil)
-//		if err == nil && !snap.Validated {
-//			err = fmt.Errorf("snapshot %s: %v", snap.Stamp, snap.Problems)
+//		if err != nil {
+//			return err // there is no new snapshot
 //		}
-//		return err
+//		return snap.Err() // there is one: nil if it passed validation
 //	}
 //
 // [Store.Recover] belongs at every start, before a database is opened.

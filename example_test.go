@@ -80,7 +80,7 @@ func ExampleNew() {
 	// source 1, "db": the name is taken by source 0
 }
 
-// A copy that fails validation is no error: look at Validated.
+// A copy that fails validation is no error of Create: look at the snapshot's.
 func ExampleStore_Create() {
 	store, _ := exampleStore()
 	snap, err := store.Create(context.Background(), &backup.CreateOptions{
@@ -90,8 +90,8 @@ func ExampleStore_Create() {
 	if err != nil {
 		log.Fatal(err) // there is no snapshot
 	}
-	if !snap.Validated {
-		log.Fatal(snap.Problems) // there is one, but it cannot be relied on
+	if err := snap.Err(); err != nil {
+		log.Fatal(err) // there is one, but it cannot be relied on
 	}
 	fmt.Println(snap.Stamp, snap.Origin, snap.Pinned, snap.Labels)
 	for _, src := range snap.Sources {
@@ -589,7 +589,7 @@ func TestDocumentation(t *testing.T) {
 	if program == nil || sketch == "" {
 		t.Fatal("README.md has no program, or doc.go no sketch")
 	}
-	sketch = "package main\n\nimport (\n\"context\"\n\"fmt\"\n\"github.com/atocore/backup\"\n)\n" + strings.ReplaceAll(sketch, "//\t", "")
+	sketch = "package main\n\nimport (\n\"context\"\n\"github.com/atocore/backup\"\n)\n" + strings.ReplaceAll(sketch, "//\t", "")
 	writeText(t, filepath.Join(dir, "main.go"), program[1])
 	writeText(t, filepath.Join(dir, "sketch.go"), sketch)
 
@@ -605,7 +605,7 @@ func TestDocumentation(t *testing.T) {
 	run := exec.Command(bin)
 	run.Dir = dir
 	out, err := run.CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "validated: true") {
+	if err != nil || !strings.Contains(string(out), "good: ") {
 		t.Errorf("run: %v\n%s", err, out)
 	}
 }

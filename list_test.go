@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -130,6 +131,24 @@ func TestListShowsWhatFailedWhenItWasTaken(t *testing.T) {
 			t.Errorf("%+v (-got +want):\n%s", list, diff)
 		}
 	})
+}
+
+func TestSnapshotErr(t *testing.T) {
+	w := newWorld(t, afero.NewMemMapFs(), "/srv")
+	s := w.small(t)
+	good := w.create(t, s)
+	if err := good.Err(); err != nil {
+		t.Errorf("of a good one: %v", err)
+	}
+	w.drop(t, in(good.Stamp, metadataFile))
+	unfinished := w.listed(t, s, good.Stamp)
+	if err := unfinished.Err(); !errors.Is(err, backup.CodeMetadataMissing) || !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("of an unfinished one: %v", err)
+	}
+	both := backup.Snapshot{Problems: []backup.Problem{{Code: backup.CodeFileChanged, Path: "a"}, {Code: backup.CodeRawCopy, Path: "b"}}}
+	if err := both.Err(); !errors.Is(err, backup.CodeFileChanged) || !errors.Is(err, backup.CodeRawCopy) {
+		t.Errorf("of two problems: %v", err)
+	}
 }
 
 // List reads the metadata and nothing else.

@@ -52,6 +52,10 @@ func (s *Snapshot) Source(name string) (SourceState, bool) {
 	return SourceState{}, false
 }
 
+// Err returns nil, or the problems as one error. A snapshot that
+// [Store.Create] has returned without an error may have problems, too.
+func (s *Snapshot) Err() error { return joinProblems(s.Problems) }
+
 // good reports whether the snapshot may be relied on: finished, and not
 // known to be damaged. Snapshots of the Python module that carry no verdict
 // pass, for lack of a better witness.

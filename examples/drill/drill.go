@@ -103,8 +103,8 @@ func (d *drill) backUp(ctx context.Context) (string, error) {
 		return "", err
 	}
 	during := d.service.written.Load() - before
-	if !snap.Validated {
-		return "", fmt.Errorf("%s: %v", snap.Stamp, snap.Problems)
+	if err := snap.Err(); err != nil {
+		return "", fmt.Errorf("%s: %w", snap.Stamp, err)
 	}
 	if during == 0 {
 		return "", errors.New("the service could not write meanwhile")
