@@ -168,16 +168,16 @@ func (ss *session) apply(ctx context.Context, result *Cleanup) error {
 // ErrBusy at once if somebody is using it, and an error that matches
 // [fs.ErrNotExist] if there is none.
 func (s *Store) Delete(ctx context.Context, stamp string) error {
-	if err := s.deleteOne(ctx, stamp); err != nil {
+	if _, err := parseStamp(stamp); err != nil {
 		return fmt.Errorf("backup: delete: %w", err)
+	}
+	if err := s.deleteOne(ctx, stamp); err != nil {
+		return fmt.Errorf("backup: delete %s: %w", stamp, err)
 	}
 	return nil
 }
 
 func (s *Store) deleteOne(ctx context.Context, stamp string) error {
-	if _, err := parseStamp(stamp); err != nil {
-		return err
-	}
 	d, err := openDir(s.cfg.Fs, s.cfg.Dir)
 	if err != nil {
 		return err // no store, and none shall be made
@@ -198,6 +198,9 @@ func (ss *session) delete(stamp string) error {
 		return err
 	}
 	unlock, err := ss.locks.tryLock(ss.root, snapshotLock(t), true)
+	if errors.Is(err, ErrBusy) {
+		return fmt.Errorf("it is being created, validated or restored: %w", err)
+	}
 	if err != nil {
 		return err
 	}

@@ -230,8 +230,9 @@ func TestCleanupKeepsWhatIsInUse(t *testing.T) {
 			if d := decision(t, got, stamp); !slices.Contains(d.Reasons, "in use") {
 				t.Errorf("%+v", d)
 			}
-			if err := s.Delete(t.Context(), stamp); !errors.Is(err, backup.ErrBusy) {
-				t.Errorf("delete: %v", err)
+			err := s.Delete(t.Context(), stamp)
+			if want := "backup: delete " + stamp + ": it is being created, validated or restored: busy"; !errors.Is(err, backup.ErrBusy) || err.Error() != want {
+				t.Errorf("delete: %v, want %s", err, want)
 			}
 			release()
 			w.cleanup(t, s, removeAllButNewest, backup.Cleanup{Kept: 1, Deleted: 1})
