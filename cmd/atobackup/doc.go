@@ -19,9 +19,8 @@
 //
 // STAMP is a snapshot's name as list shows it, such as 20260406T180000Z. For
 // validate and restore it may also be the word latest: the newest snapshot
-// that no restore took as its safety snapshot and that nobody is writing just
-// now. If that one is damaged, that is the answer: an older one is never taken
-// in its stead.
+// that is finished and that no restore took as its safety snapshot. If that
+// one is damaged, that is the answer: an older one is never taken in its stead.
 //
 // What list and cleanup say of a snapshot was recorded when it was taken; only
 // validate, and restore before it does anything, look at the bytes. Before it
@@ -75,8 +74,8 @@
 // Standard output has the outcome: a table for people, or with -json exactly
 // one JSON object, whatever happened. Its key "error" is there if and only if
 // the exit code is not 0, beside what else there is to tell. Standard error
-// has errors, with what to do about them, and a progress bar if it is a
-// terminal.
+// has errors, with what to do about them, the stamp that latest stands for, and
+// a progress bar if it is a terminal.
 //
 // # Exit codes
 //

@@ -112,7 +112,7 @@ func (p *program) call(ctx context.Context, v *verb, o *options) (*output, error
 	if err != nil {
 		return nil, usageError{err}
 	}
-	c := &call{options: o, store: store, sources: cfg.Sources, now: p.now()}
+	c := &call{options: o, store: store, sources: cfg.Sources, now: p.now(), stderr: p.stderr}
 	out, err := c.run(ctx, v)
 	if err != nil && ctx.Err() != nil {
 		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)

@@ -79,6 +79,7 @@ type call struct {
 	store   *backup.Store
 	sources []backup.Source
 	now     time.Time
+	stderr  io.Writer
 }
 
 func (c *call) run(ctx context.Context, v *verb) (*output, error) {
@@ -88,20 +89,21 @@ func (c *call) run(ctx context.Context, v *verb) (*output, error) {
 			return nil, err
 		}
 		c.stamp = stamp
+		fmt.Fprintf(c.stderr, "atobackup: latest is %s\n", stamp)
 	}
 	return v.run(ctx, c)
 }
 
-// latest returns the stamp of the newest snapshot that is neither a safety
-// snapshot nor being written.
+// latest returns the stamp of the newest snapshot that is finished and no
+// safety snapshot. One that is in use counts: who asks for the latest while
+// it is validated must not get an older one.
 func (c *call) latest(ctx context.Context) (string, error) {
 	snapshots, err := c.store.List(ctx)
 	if err != nil {
 		return "", err
 	}
 	for _, s := range snapshots {
-		beingWritten := s.InUse && !s.HasMetadata
-		if s.Origin != backup.OriginPreRestore && !beingWritten {
+		if s.HasMetadata && s.Origin != backup.OriginPreRestore {
 			return s.Stamp, nil
 		}
 	}

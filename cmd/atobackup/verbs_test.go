@@ -163,21 +163,45 @@ func TestValidate(t *testing.T) {
 	contains(t, w.must(t, exitUsage, "validate", "../../etc").stderr, "invalid stamp", "atobackup list")
 }
 
-// A safety snapshot is newer than the one that was restored, but nobody who
-// asks for the latest means it.
+// A safety snapshot is newer than the one that was restored, and what a crash
+// left newer than both, but nobody who asks for the latest means them.
 func TestLatest(t *testing.T) {
 	w := newWorld(t)
 	w.create(t)
 	stamp := w.create(t)
 	w.now = w.now.Add(time.Minute)
 	w.must(t, exitDone, "restore", stamp, "-confirm-service-stopped")
-	contains(t, w.must(t, exitDone, "validate", "latest").stdout, stamp+" is valid")
-
-	incomplete := "20260411T130330Z"
-	if err := os.Mkdir(w.snapshot(incomplete, ""), 0o700); err != nil {
+	if err := os.Mkdir(w.snapshot("20260411T130330Z", ""), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	contains(t, w.must(t, exitInvalid, "validate", "latest").stdout, incomplete+" is NOT VALID")
+	for _, args := range [][]string{{"validate", "latest"}, {"restore", "latest", "-confirm-service-stopped"}, {"restore", "latest", "-dry-run", "-json"}} {
+		got := w.must(t, exitDone, args...)
+		contains(t, got.stdout, stamp)
+		if want := "atobackup: latest is " + stamp + "\n"; got.stderr != want {
+			t.Errorf("%q: stderr: %q, want %q", args, got.stderr, want)
+		}
+	}
+
+	// Nor does it matter that somebody else validates it just now.
+	asked := false
+	store, err := backup.New(backup.Config{
+		Dir:     w.path("backups"),
+		Sources: []backup.Source{{Name: "db", Kind: backup.Database, Path: w.path("data/app.db")}},
+		Progress: func(backup.Progress) {
+			asked = true
+			contains(t, w.must(t, exitDone, "validate", "latest").stdout, stamp)
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Validate(t.Context(), stamp, nil); err != nil || !asked {
+		t.Errorf("asked for the latest: %v; %v", asked, err)
+	}
+
+	// One that is finished and damaged is the answer all the same.
+	w.damage(t, stamp, "backup-metadata.json")
+	contains(t, w.must(t, exitInvalid, "validate", "latest").stdout, stamp+" is NOT VALID")
 }
 
 func TestRestore(t *testing.T) {
