@@ -6,6 +6,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/spf13/afero"
+
 	"github.com/atocore/backup"
 	"github.com/atocore/backup/internal/crashfs"
 )
@@ -67,6 +69,30 @@ func TestRestoreWhoseLastSyncFailsIsOfUnknownDurability(t *testing.T) {
 	w.crashFs().SetHook(nil)
 	if got := w.live(t); got != want {
 		t.Errorf("live state:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+// Some file systems have no such notion as a sync of a directory.
+func TestDirectorySyncUnsupported(t *testing.T) {
+	for _, unsupported := range []error{syscall.EINVAL, syscall.ENOTSUP, syscall.ENOSYS, errors.ErrUnsupported} {
+		w := newWorld(t, afero.NewMemMapFs(), "/srv")
+		w.small(t)
+		dirs := 0
+		s := w.faulty(t, func(op, p string) error {
+			if isDir, err := afero.IsDir(w.fs, p); op == "sync" && err == nil && isDir {
+				dirs++
+				return unsupported
+			}
+			return nil
+		})
+		snap, err := s.Create(t.Context(), nil)
+		if err != nil || dirs == 0 {
+			t.Errorf("%v: create: %v; %d directories", unsupported, err, dirs)
+			continue
+		}
+		if _, err := s.Restore(t.Context(), snap.Stamp, confirmed); err != nil {
+			t.Errorf("%v: restore: %v", unsupported, err)
+		}
 	}
 }
 

@@ -471,8 +471,8 @@ func (d *dir) syncDir(name string) error {
 		return err
 	}
 	err = f.Sync()
-	if errors.Is(err, syscall.EINVAL) {
-		err = nil // a file system that has no such notion says so
+	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.EINVAL) {
+		err = nil // the file system has no such notion, see fsync(2)
 	}
 	return errors.Join(err, f.Close())
 }

@@ -294,7 +294,7 @@ func TestFailedDirectorySyncIsSticky(t *testing.T) {
 
 // Where a directory cannot be synced, SQLite works all the same.
 func TestDirectorySyncUnsupported(t *testing.T) {
-	for _, err := range []error{syscall.EINVAL, errors.ErrUnsupported, syscall.ENOSYS} {
+	for _, err := range []error{syscall.EINVAL, syscall.ENOTSUP, syscall.ENOSYS, errors.ErrUnsupported} {
 		ffs := &faultFs{Fs: afero.NewMemMapFs()}
 		ffs.set(failing("sync", "/", &os.PathError{Op: "sync", Path: "/", Err: err}))
 		exec(t, open(t, uri(register(t, ffs), "/a.db")), fillSQL)
