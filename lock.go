@@ -37,10 +37,11 @@ type lockTable struct {
 	key  any
 	refs int // of users; guarded by lockTables
 
-	mu      sync.Mutex
-	held    map[int64]int // readers, or -1 for a writer
-	changed chan struct{} // closed when a lock is released
-	file    *os.File      // nil until the first lock, and where locks are in memory alone
+	mu       sync.Mutex
+	held     map[int64]int // readers, or -1 for a writer
+	changed  chan struct{} // closed when a lock is released
+	file     *os.File      // nil until the first lock, and where locks are in memory alone
+	readOnly error         // if file is open for reading alone, why
 }
 
 // lockTables has the tables in use. It is the process's, as file locks are:
@@ -164,8 +165,9 @@ func (t *lockTable) unlock(id int64) {
 	t.changed = make(chan struct{})
 }
 
-// lockFile takes the lock from other processes. A store on a medium that
-// cannot be written to is read without: nobody else writes to it either.
+// lockFile takes the lock from other processes. Where there is no lock file
+// and none can be made, as on a medium that cannot be written to, a store is
+// read without.
 func (t *lockTable) lockFile(d *dir, id int64, exclusive bool) error {
 	if err := t.openFile(d, exclusive); err != nil || t.file == nil {
 		return err
@@ -173,18 +175,34 @@ func (t *lockTable) lockFile(d *dir, id int64, exclusive bool) error {
 	return lockRange(t.file, id, exclusive)
 }
 
-// openFile opens the lock file, where there can be one.
-func (t *lockTable) openFile(d *dir, mustWrite bool) error {
-	if !d.native || t.file != nil {
+// openFile opens the lock file, where there can be one. Who may not write to
+// it, but others might, opens it for reading, which is enough for a shared
+// lock: see fcntl(2).
+func (t *lockTable) openFile(d *dir, exclusive bool) error {
+	switch {
+	case !d.native:
+		return nil
+	case t.file != nil && exclusive:
+		return t.readOnly
+	case t.file != nil:
 		return nil
 	}
 	f, err := os.OpenFile(d.full(lockName), os.O_RDWR|os.O_CREATE|oNonblock, 0o600)
-	if !mustWrite && (errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)) {
-		return nil
+	var readOnly error
+	if !exclusive && mayNotWrite(err) {
+		readOnly = err
+		f, err = os.OpenFile(d.full(lockName), os.O_RDONLY|oNonblock, 0)
+		if mayNotWrite(err) || errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 	}
 	if err != nil {
 		return err
 	}
-	t.file = f
+	t.file, t.readOnly = f, readOnly
 	return nil
+}
+
+func mayNotWrite(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)
 }

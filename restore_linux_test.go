@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -475,6 +476,54 @@ func TestRestoreOfReadOnlyDirectoriesByUser(t *testing.T) {
 	if got := w.read(t, "chroma/extra"); got != "extra" {
 		t.Errorf("after undo: %q", got)
 	}
+}
+
+// Who may read the store and not write to it holds a lock all the same, which
+// those who may write see.
+func TestReaderOfOthersStoreHoldsALock(t *testing.T) {
+	if !asUser(t) {
+		return
+	}
+	w := osWorld(t)
+	s := w.small(t)
+	other, stamp := w.create(t, s).Stamp, w.create(t, s).Stamp
+	if err := os.Chmod(w.path("backups/lock"), 0o444); err != nil {
+		t.Fatal(err)
+	}
+	release := w.hold(t, func(s *backup.Store) error {
+		r, err := s.Validate(t.Context(), stamp, nil)
+		return errors.Join(err, r.Err())
+	})
+	if !w.locked(t) {
+		t.Error("nobody sees that the snapshot is being validated")
+	}
+	if err := s.Delete(t.Context(), other); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("delete, meanwhile: %v", err)
+	}
+	release()
+	if w.locked(t) {
+		t.Error("the lock stays")
+	}
+	if err := s.Delete(t.Context(), stamp); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("delete: %v", err)
+	}
+}
+
+// locked reports whether a lock of the store is held, as another process
+// would see it: locks of open file descriptions exclude one another within a
+// process, too.
+func (w *world) locked(t *testing.T) bool {
+	t.Helper()
+	f, err := os.Open(w.path("backups/lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	all := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &all); err != nil {
+		t.Fatal(err)
+	}
+	return all.Type != unix.F_UNLCK
 }
 
 func TestValidateAndDeleteOfReadOnlyStoreByUser(t *testing.T) {
