@@ -56,7 +56,7 @@ func (s *Store) cleanup(ctx context.Context, opts *CleanupOptions) (*Cleanup, er
 	if err := retention.validate(); err != nil {
 		return nil, err
 	}
-	ss, err := s.session(ctx, !opts.Confirm)
+	ss, err := s.cleanupSession(ctx, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -117,17 +117,20 @@ func (s *Store) examineAgain(ctx context.Context, snap *Snapshot) error {
 	return nil
 }
 
-// session begins one that only reads, or one that may remove.
-func (s *Store) session(ctx context.Context, readOnly bool) (*session, error) {
+// cleanupSession begins a session that only reads, or one that may remove.
+func (s *Store) cleanupSession(ctx context.Context, opts *CleanupOptions) (*session, error) {
+	if !opts.Confirm {
+		return s.read()
+	}
 	d, err := openDirOrNone(s.cfg.Fs, s.cfg.Dir)
 	if err != nil {
 		return nil, err
 	}
-	if readOnly || d == nil { // where there is no store, none shall be made
+	if d == nil { // where there is no store, none shall be made
 		return s.read()
 	}
 	d.close()
-	return s.write(ctx, false)
+	return s.write(ctx, shared)
 }
 
 // apply removes what was decided, oldest first, so that what is left at any
@@ -183,7 +186,7 @@ func (s *Store) deleteOne(ctx context.Context, stamp string) error {
 		return err // no store, and none shall be made
 	}
 	d.close()
-	ss, err := s.write(ctx, false)
+	ss, err := s.write(ctx, shared)
 	if err != nil {
 		return err
 	}
@@ -197,7 +200,7 @@ func (ss *session) delete(stamp string) error {
 	if err != nil {
 		return err
 	}
-	unlock, err := ss.locks.tryLock(ss.root, snapshotLock(t), true)
+	unlock, err := ss.locks.tryLock(ss.root, snapshotLock(t), exclusive)
 	if errors.Is(err, ErrBusy) {
 		return fmt.Errorf("it is being created, validated or restored: %w", err)
 	}

@@ -69,7 +69,7 @@ func (s *Store) create(ctx context.Context, opts *CreateOptions) (*Snapshot, err
 	if err := ctx.Err(); err != nil { // before a store is made
 		return nil, err
 	}
-	ss, err := s.write(ctx, false)
+	ss, err := s.write(ctx, shared)
 	if err != nil {
 		return nil, err
 	}

@@ -192,7 +192,7 @@ func (s *Store) recover(ctx context.Context) (*Recovery, error) {
 	if !pending && s.checkOrphans() == nil {
 		return none, nil
 	}
-	if err := ss.lockState(ctx, true); err != nil { // of a restore that has begun meanwhile
+	if err := ss.lockState(ctx, exclusive); err != nil { // of a restore that has begun meanwhile
 		return nil, err
 	}
 	j, err := ss.readJournal()

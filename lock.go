@@ -30,6 +30,14 @@ const (
 	snapshotLocks int64 = 1 << 40
 )
 
+// A lockMode is how a lock is held: by any number of holders, or by one.
+type lockMode int
+
+const (
+	shared lockMode = iota
+	exclusive
+)
+
 // A lockTable holds the locks of one store: between goroutines by itself,
 // between processes through byte ranges of the lock file, where there is
 // one.
@@ -93,13 +101,13 @@ func (t *lockTable) close() {
 }
 
 // lock waits for a lock until ctx is done, and then answers ErrBusy.
-func (t *lockTable) lock(ctx context.Context, d *dir, id int64, exclusive bool) (unlock func(), err error) {
+func (t *lockTable) lock(ctx context.Context, d *dir, id int64, mode lockMode) (unlock func(), err error) {
 	pause := time.Millisecond
 	for {
 		t.mu.Lock()
 		changed := t.changed
 		t.mu.Unlock()
-		unlock, err := t.tryLock(d, id, exclusive)
+		unlock, err := t.tryLock(d, id, mode)
 		if !errors.Is(err, ErrBusy) {
 			return unlock, err
 		}
@@ -117,19 +125,19 @@ func (t *lockTable) lock(ctx context.Context, d *dir, id int64, exclusive bool) 
 }
 
 // tryLock takes a lock if that is possible at once, else it answers ErrBusy.
-func (t *lockTable) tryLock(d *dir, id int64, exclusive bool) (unlock func(), err error) {
+func (t *lockTable) tryLock(d *dir, id int64, mode lockMode) (unlock func(), err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.held[id]
-	if n < 0 || exclusive && n > 0 {
+	if n < 0 || mode == exclusive && n > 0 {
 		return nil, ErrBusy
 	}
 	if n == 0 {
-		if err := t.lockFile(d, id, exclusive); err != nil {
+		if err := t.lockFile(d, id, mode); err != nil {
 			return nil, err
 		}
 	}
-	if exclusive {
+	if mode == exclusive {
 		t.held[id] = -1
 	} else {
 		t.held[id]++
@@ -147,7 +155,7 @@ func (t *lockTable) busy(d *dir, id int64) bool {
 	if t.held[id] != 0 {
 		return true
 	}
-	return t.openFile(d, false) == nil && t.file != nil && isLocked(t.file, id)
+	return t.openFile(d, shared) == nil && t.file != nil && isLocked(t.file, id)
 }
 
 func (t *lockTable) unlock(id int64) {
@@ -168,28 +176,28 @@ func (t *lockTable) unlock(id int64) {
 // lockFile takes the lock from other processes. Where there is no lock file
 // and none can be made, as on a medium that cannot be written to, a store is
 // read without.
-func (t *lockTable) lockFile(d *dir, id int64, exclusive bool) error {
-	if err := t.openFile(d, exclusive); err != nil || t.file == nil {
+func (t *lockTable) lockFile(d *dir, id int64, mode lockMode) error {
+	if err := t.openFile(d, mode); err != nil || t.file == nil {
 		return err
 	}
-	return lockRange(t.file, id, exclusive)
+	return lockRange(t.file, id, mode)
 }
 
 // openFile opens the lock file, where there can be one. Who may not write to
 // it, but others might, opens it for reading, which is enough for a shared
 // lock: see fcntl(2).
-func (t *lockTable) openFile(d *dir, exclusive bool) error {
+func (t *lockTable) openFile(d *dir, mode lockMode) error {
 	switch {
 	case !d.native:
 		return nil
-	case t.file != nil && exclusive:
+	case t.file != nil && mode == exclusive:
 		return t.readOnly
 	case t.file != nil:
 		return nil
 	}
 	f, err := os.OpenFile(d.full(lockName), os.O_RDWR|os.O_CREATE|oNonblock, 0o600)
 	var readOnly error
-	if !exclusive && mayNotWrite(err) {
+	if mode == shared && mayNotWrite(err) {
 		readOnly = err
 		f, err = os.OpenFile(d.full(lockName), os.O_RDONLY|oNonblock, 0)
 		if mayNotWrite(err) || errors.Is(err, fs.ErrNotExist) {

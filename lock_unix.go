@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func lockRange(f *os.File, id int64, exclusive bool) error {
+func lockRange(f *os.File, id int64, mode lockMode) error {
 	kind := int16(unix.F_RDLCK)
-	if exclusive {
+	if mode == exclusive {
 		kind = unix.F_WRLCK
 	}
 	return fcntlRange(f, id, kind)
@@ -44,7 +44,7 @@ func fcntlRange(f *os.File, id int64, kind int16) error {
 	}
 }
 
-// fileID identifies a directory for as long as somebody has it open.
+// fileID identifies a file or directory for as long as somebody has it open.
 func fileID(fi fs.FileInfo, _ string) any {
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	if !ok {

@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-func lockRange(f *os.File, id int64, exclusive bool) error {
+func lockRange(f *os.File, id int64, mode lockMode) error {
 	flags := uint32(windows.LOCKFILE_FAIL_IMMEDIATELY)
-	if exclusive {
+	if mode == exclusive {
 		flags |= windows.LOCKFILE_EXCLUSIVE_LOCK
 	}
 	err := windows.LockFileEx(windows.Handle(f.Fd()), flags, 0, 1, 0, overlapped(id))
@@ -25,7 +25,7 @@ func lockRange(f *os.File, id int64, exclusive bool) error {
 
 // isLocked reports whether another process has the lock.
 func isLocked(f *os.File, id int64) bool {
-	err := lockRange(f, id, true)
+	err := lockRange(f, id, exclusive)
 	if err == nil {
 		err = unlockRange(f, id)
 	}
@@ -40,6 +40,6 @@ func overlapped(id int64) *windows.Overlapped {
 	return &windows.Overlapped{Offset: uint32(id), OffsetHigh: uint32(id >> 32)}
 }
 
-// fileID identifies a directory by its path: Windows gives no number without
-// another call.
+// fileID identifies a file or directory by its path: Windows gives no number
+// without another call.
 func fileID(_ fs.FileInfo, path string) any { return path }

@@ -33,6 +33,14 @@ type RestoreOptions struct {
 	Accept []Code
 }
 
+// lockMode is how to hold the state lock.
+func (o *RestoreOptions) lockMode() lockMode {
+	if o.DryRun {
+		return shared
+	}
+	return exclusive
+}
+
 // A Restoration is what [Store.Restore] did, or would do.
 type Restoration struct {
 	Stamp       string
@@ -99,7 +107,7 @@ func (s *Store) restore(ctx context.Context, stamp string, opts *RestoreOptions)
 		return nil, invalidSnapshot(missingReport(stamp, ValidateFull).Problems)
 	}
 	d.close()
-	ss, err := s.write(ctx, !opts.DryRun)
+	ss, err := s.write(ctx, opts.lockMode())
 	if err != nil {
 		return nil, err
 	}

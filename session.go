@@ -30,12 +30,12 @@ func (s *Store) read() (*session, error) {
 // write begins a session that changes the store, with the state lock held
 // shared or, to replace the sources, exclusively. It is refused while a
 // restore is pending.
-func (s *Store) write(ctx context.Context, exclusive bool) (*session, error) {
+func (s *Store) write(ctx context.Context, mode lockMode) (*session, error) {
 	ss, err := s.open(makeDir)
 	if err != nil {
 		return nil, err
 	}
-	if err := ss.lockState(ctx, exclusive); err != nil {
+	if err := ss.lockState(ctx, mode); err != nil {
 		ss.close()
 		return nil, err
 	}
@@ -84,8 +84,8 @@ func (ss *session) close() {
 	ss.root.close()
 }
 
-func (ss *session) lockState(ctx context.Context, exclusive bool) error {
-	unlock, err := ss.locks.lock(ctx, ss.root, stateLock, exclusive)
+func (ss *session) lockState(ctx context.Context, mode lockMode) error {
+	unlock, err := ss.locks.lock(ctx, ss.root, stateLock, mode)
 	if err != nil {
 		return fmt.Errorf("lock the store: %w", err)
 	}
@@ -99,7 +99,7 @@ func (ss *session) use(ctx context.Context, stamp string) (*dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	unlock, err := ss.locks.lock(ctx, ss.root, snapshotLock(t), false)
+	unlock, err := ss.locks.lock(ctx, ss.root, snapshotLock(t), shared)
 	if err != nil {
 		return nil, fmt.Errorf("lock snapshot %s: %w", stamp, err)
 	}
@@ -126,7 +126,7 @@ func (ss *session) claim(ctx context.Context, t time.Time) (stamp string, out *d
 		if t, err = parseStamp(stamp); err != nil {
 			return "", nil, err // a clock beyond the year 9999
 		}
-		unlock, err := ss.locks.tryLock(ss.root, snapshotLock(t), true)
+		unlock, err := ss.locks.tryLock(ss.root, snapshotLock(t), exclusive)
 		if errors.Is(err, ErrBusy) {
 			continue
 		}
