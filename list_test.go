@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -364,4 +365,37 @@ func (w *world) hold(t *testing.T, operation func(s *backup.Store) error) (relea
 		t.Fatalf("it ended before it moved a byte: %v", err)
 	}
 	return release
+}
+
+// Who waits for another operation says so.
+func TestWaitingIsLogged(t *testing.T) {
+	w := newWorld(t, afero.NewMemMapFs(), "/srv")
+	s := w.small(t)
+	release := w.hold(t, func(s *backup.Store) error {
+		_, err := s.Create(t.Context(), nil)
+		return err
+	})
+	defer release()
+	stamp := w.stamps(t, s)[0]
+	ctx, cancel := context.WithCancel(t.Context())
+	var lines []string
+	waiting := w.store(t, func(cfg *backup.Config) {
+		cfg.Logger = slog.New(slog.NewTextHandler(writerFunc(func(line []byte) {
+			lines = append(lines, string(line))
+			cancel()
+		}), nil))
+	})
+	if _, err := waiting.Validate(ctx, stamp, nil); !errors.Is(err, backup.ErrBusy) {
+		t.Errorf("error %v, want busy", err)
+	}
+	if len(lines) != 1 || !strings.Contains(lines[0], "waiting for another operation") {
+		t.Errorf("logged: %q", lines)
+	}
+}
+
+type writerFunc func([]byte)
+
+func (f writerFunc) Write(p []byte) (int, error) {
+	f(p)
+	return len(p), nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"reflect"
 	"sync"
@@ -101,7 +102,12 @@ func (t *lockTable) close() {
 }
 
 // lock waits for a lock until ctx is done, and then answers ErrBusy.
-func (t *lockTable) lock(ctx context.Context, d *dir, id int64, mode lockMode) (unlock func(), err error) {
+func (t *lockTable) lock(ctx context.Context, d *dir, id int64, mode lockMode, logger *slog.Logger) (unlock func(), err error) {
+	unlock, err = t.tryLock(d, id, mode)
+	if !errors.Is(err, ErrBusy) {
+		return unlock, err
+	}
+	logger.InfoContext(ctx, "waiting for another operation to give up a lock", "dir", d.base)
 	pause := time.Millisecond
 	for {
 		t.mu.Lock()

@@ -85,7 +85,7 @@ func (ss *session) close() {
 }
 
 func (ss *session) lockState(ctx context.Context, mode lockMode) error {
-	unlock, err := ss.locks.lock(ctx, ss.root, stateLock, mode)
+	unlock, err := ss.locks.lock(ctx, ss.root, stateLock, mode, ss.cfg.Logger)
 	if err != nil {
 		return fmt.Errorf("lock the store: %w", err)
 	}
@@ -99,7 +99,7 @@ func (ss *session) use(ctx context.Context, stamp string) (*dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	unlock, err := ss.locks.lock(ctx, ss.root, snapshotLock(t), shared)
+	unlock, err := ss.locks.lock(ctx, ss.root, snapshotLock(t), shared, ss.cfg.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("lock snapshot %s: %w", stamp, err)
 	}
