@@ -110,9 +110,9 @@ func addLook(sum hash.Hash, name string, fi fileInfo) {
 	fmt.Fprintf(sum, "%q %v %d %v\n", name, fi.mode, fi.size, fi.mtime)
 }
 
-// lookAgain refuses to replace what has changed since the safety snapshot was
+// checkUnchanged refuses to replace what has changed since the safety snapshot was
 // taken: that would be in neither.
-func (r *restorer) lookAgain(ctx context.Context, before map[string]string) error {
+func (r *restorer) checkUnchanged(ctx context.Context, before map[string]string) error {
 	after := r.look(ctx)
 	if err := ctx.Err(); err != nil {
 		return err

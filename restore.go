@@ -320,7 +320,7 @@ func (r *restorer) replace(ctx context.Context, seen map[string]string) error {
 		err = r.probe(ctx) // staging took its time
 	}
 	if err == nil {
-		err = r.lookAgain(ctx, seen)
+		err = r.checkUnchanged(ctx, seen)
 	}
 	if err == nil {
 		err = r.listOld()
