@@ -262,6 +262,11 @@ func (c *capture) copyTarget(ctx context.Context, t *target) error {
 	} else if err = c.held.check(t.place); err == nil {
 		err = c.vanished(t, to, c.copyFile(ctx, t, t.place, to, typeFile))
 	}
+	if last := len(c.entries) - 1; err == nil && string(c.entries[last].Path) == t.Name {
+		// Nothing came of it: a restore must not take that for "there was none".
+		c.entries = c.entries[:last]
+		return c.out.remove(t.Name)
+	}
 	return errors.Join(err, c.out.syncDir(t.Name))
 }
 
@@ -284,8 +289,9 @@ func (c *capture) moved(t *target) func(int64) { return c.meter.of(t.Name) }
 
 // state sums up what was captured of a target.
 func (c *capture) state(t *target) SourceState {
-	st := SourceState{Name: t.Name, Kind: t.Kind, Captured: t.dir != nil, Skipped: t.skipped}
-	if !st.Captured {
+	_, captured := c.entries.find(t.Name)
+	st := SourceState{Name: t.Name, Kind: t.Kind, Captured: captured, Skipped: t.skipped}
+	if !captured {
 		return st
 	}
 	st.Path = t.Name

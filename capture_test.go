@@ -1375,6 +1375,39 @@ func TestFileSourceThatVanishesBeforeItsCopyIsNoted(t *testing.T) {
 		if diff := cmp.Diff([]string{"file_vanished file/f"}, problemsOf(snap)); diff != "" {
 			t.Errorf("problems (-want +got):\n%s", diff)
 		}
+		if state, _ := snap.Source("file"); state.Captured || state.Path != "" {
+			t.Errorf("captured, though it was not there: %+v", state)
+		}
+		if diff := cmp.Diff([]string{".", "backup-metadata.json", "manifest.jsonl"}, w.names(t, in(snap.Stamp, "."))); diff != "" {
+			t.Errorf("in the snapshot (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// A snapshot that says nothing of a file must not remove the live one.
+func TestRestoreOfAFileThatVanishedLeavesTheLiveOne(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		w.write(t, "f", "content")
+		w.write(t, "g", "content")
+		file := w.file("f")
+		file.Quiesce = func(context.Context) (func(), error) { w.remove(t, "f"); return nil, nil }
+		other := backup.Source{Name: "other", Kind: backup.File, Path: w.path("g")}
+		s := w.store(t, withSources(file, other))
+		snap, err := s.Create(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.write(t, "f", "back again")
+		r, err := s.Restore(t.Context(), snap.Stamp, &backup.RestoreOptions{ConfirmServiceStopped: true, SkipSafetySnapshot: true, Accept: []backup.Code{backup.CodeFileVanished}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]string{"other"}, r.Restored); diff != "" {
+			t.Errorf("restored (-want +got):\n%s", diff)
+		}
+		if got := w.read(t, "f"); got != "back again" {
+			t.Errorf("the live file: %q", got)
+		}
 	})
 }
 

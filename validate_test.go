@@ -895,6 +895,12 @@ func TestManifestRefused(t *testing.T) {
 			}
 			return lines
 		}},
+		{"directory_without_its_file", func(_ *testing.T, lines []string) []string {
+			return slices.DeleteFunc(lines, func(l string) bool { return strings.Contains(l, `"path":"config/`) })
+		}},
+		{"directory_without_its_database", func(_ *testing.T, lines []string) []string {
+			return slices.DeleteFunc(lines, func(l string) bool { return strings.Contains(l, `"path":"db/`) })
+		}},
 		{"file_beside_the_file", insert(`{"path":"config/project-registry.json-wal","type":"dir","mode":"0700"}`, "db")},
 		{"database_is_a_file", change(`"path":"db/atocore.db","type":"db"`, `"path":"db/atocore.db","type":"file"`)},
 		{"stranger_beside_the_database", func(_ *testing.T, lines []string) []string {
