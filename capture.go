@@ -103,12 +103,26 @@ func (c *capture) locate(ctx context.Context, t *target) (err error) {
 			return err
 		}
 	}
+	if t.Kind == File && !c.lenient {
+		return refuseDatabase(t.place, fi)
+	}
 	if t.Kind == Database {
 		if wal, err := t.beside("-wal").lstat(); err == nil {
 			t.bytes += wal.size // most of it replaces pages, but it may add
 		}
 	}
 	return nil
+}
+
+// refuseDatabase refuses a File that is a database: its copy would lack what
+// is in its WAL alone, and a restore would leave a WAL that belongs to
+// another.
+func refuseDatabase(at place, fi fileInfo) error {
+	isDB, err := hasDatabaseHeader(at, fi)
+	if isDB {
+		err = &fs.PathError{Op: "open", Path: at.full(), Err: errors.New("a SQLite database: make the source's kind \"database\"")}
+	}
+	return err
 }
 
 // hasSidecars reports whether a Database has left files beside it.

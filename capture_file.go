@@ -24,7 +24,7 @@ func skip(fi fileInfo) error {
 	return nil
 }
 
-// hasDatabaseHeader reports whether a file of a tree is a SQLite database.
+// hasDatabaseHeader reports whether a file is a SQLite database.
 func hasDatabaseHeader(at place, fi fileInfo) (bool, error) {
 	if fi.size < 512 { // the smallest page
 		return false, nil

@@ -1852,6 +1852,38 @@ func TestSourceOfTheWrongKindIsRefused(t *testing.T) {
 	})
 }
 
+// A file that is copied without its WAL is no backup of a database.
+func TestDatabaseAsAFileIsRefused(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		w.seed(t)
+		source := backup.Source{Name: "db", Kind: backup.File, Path: w.path("data/atocore.db"), Optional: true}
+		_, err := w.store(t, withSources(source)).Create(t.Context(), nil)
+		if err == nil || !strings.Contains(err.Error(), "atocore.db") || !strings.Contains(err.Error(), `kind "database"`) {
+			t.Errorf("got %v", err)
+		}
+		w.mustHaveNoSnapshots(t)
+	})
+}
+
+// What has become a database since is no reason not to go back.
+func TestDatabaseAsAFileIsTakenIntoASafetySnapshot(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		w.write(t, "f", "text")
+		s := w.store(t, withSources(w.file("f")))
+		stamp := mustCreate(t, s).Stamp
+		w.remove(t, "f")
+		w.exec(t, "f", "CREATE TABLE t (x)")
+		r := w.restore(t, s, stamp)
+		if got := w.read(t, "f"); got != "text" {
+			t.Errorf("restored %.20q", got)
+		}
+		w.restore(t, s, r.SafetyStamp)
+		if got := w.query(t, "f", "SELECT name FROM sqlite_schema"); got != "t" {
+			t.Errorf("after undo: %q", got)
+		}
+	})
+}
+
 func TestDeepTreeIsCopied(t *testing.T) {
 	eachKindOfFs(t, func(t *testing.T, w *world) {
 		w.write(t, "tree/"+strings.Repeat("d/", 200)+"f", "f")

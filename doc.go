@@ -49,7 +49,8 @@
 //     those in a Tree with Quiesce, and all but the first 64 in a Tree, wait
 //     for their turn.)
 //   - A database within a Tree is known by its header and copied in the same
-//     way, without its -wal, -shm and -journal.
+//     way, without its -wal, -shm and -journal. One that is configured as a
+//     File is refused.
 //   - Nothing is torn in silence: a file that changes or vanishes under the
 //     copy, and a database so damaged that its files were copied as they
 //     lay, is a [Problem].

@@ -272,8 +272,13 @@ func TestRefusedOpenedMeanwhile(t *testing.T) {
 				if kind == backup.Tree {
 					src.Path = filepath.Dir(h.path)
 				}
+				reveal := func() {}
+				if kind == backup.File {
+					reveal = disguise(t, h.path)
+				}
 				var before []string
 				src.Quiesce = func(context.Context) (func(), error) {
+					reveal()
 					h.reopen(t)
 					h.hold(t, "BEGIN; SELECT n FROM a")
 					before = heldLocks(t, h.path)

@@ -113,8 +113,13 @@ func TestRestoreRefused(t *testing.T) {
 				}
 				src := way.source(h)
 				src.DB = nil
+				reveal := func() {}
+				if src.Kind == backup.File {
+					reveal = disguise(t, h.path)
+				}
 				d := newDrill(t, src)
 				snap := d.create(t)
+				reveal()
 				h.reopen(t)
 				commit(t, h)
 
@@ -143,6 +148,23 @@ func TestRestoreRefused(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// disguise puts a text in the place of a database until reveal is called: a
+// File that is a database is refused for being one.
+func disguise(t *testing.T, path string) (reveal func()) {
+	t.Helper()
+	aside := path + ".aside"
+	err := errors.Join(os.Rename(path, aside), os.WriteFile(path, []byte("text"), 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		if err := os.Rename(aside, path); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

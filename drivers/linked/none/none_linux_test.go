@@ -39,6 +39,12 @@ func TestLocks(t *testing.T) {
 			}
 			t.Run(name+suffix, func(t *testing.T) {
 				path := makeDatabase(t)
+				if name == "file" { // one that is a database is refused for that
+					path = filepath.Join(t.TempDir(), "text")
+					if err := os.WriteFile(path, []byte("text"), 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
 				f, err := os.OpenFile(path+suffix, os.O_RDWR, 0)
 				if err != nil {
 					t.Fatal(err)
