@@ -1647,6 +1647,36 @@ func TestLinkThatIsSwappedInIsNotFollowed(t *testing.T) {
 	}
 }
 
+// Nor is a database beyond a link so much as read: to read one is to roll back
+// its hot journal.
+func TestDatabaseBeyondALinkThatIsSwappedInIsLeftAlone(t *testing.T) {
+	for name, sql := range map[string]string{"journal": crashedWithJournal, "wal": crashedWithWAL} {
+		t.Run(name, func(t *testing.T) {
+			w := osWorld(t)
+			w.write(t, "tree/b/a", "the first to be copied")
+			w.exec(t, "tree/b/u.db", "CREATE TABLE t (x); INSERT INTO t VALUES ('open')")
+			w.crash(t, "outside/u.db", sql)
+			before := w.tree(t, "outside")
+			source := w.treeSource("tree")
+			source.Quiesce = func(context.Context) (func(), error) { return nil, nil } // nothing is pinned before
+			s := w.store(t, withSources(source), atFirst("tree", func() {
+				w.rename(t, "tree/b", "aside")
+				w.symlink(t, w.path("outside"), "tree/b")
+			}))
+			snap, err := s.Create(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(before, w.tree(t, "outside")); diff != "" {
+				t.Errorf("outside (-before +after):\n%.500s", diff)
+			}
+			if got := w.queryCopy(t, snap, "tree/b/u.db", "SELECT x FROM t"); got != "open" {
+				t.Errorf("copied %q; problems: %v", got, snap.Problems)
+			}
+		})
+	}
+}
+
 // Nor is one that leads elsewhere in the tree: what is there is not what was
 // to be copied.
 func TestLinkWithinTheTreeThatIsSwappedInIsNotFollowed(t *testing.T) {

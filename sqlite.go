@@ -8,12 +8,12 @@ import (
 	"io"
 	"io/fs"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/ncruces/go-sqlite3"
+	"github.com/ncruces/go-sqlite3/vfs"
 	"github.com/spf13/afero"
 
 	"github.com/atocore/backup/internal/aferovfs"
@@ -113,23 +113,18 @@ func openURI(ctx context.Context, uri string, flags sqlite3.OpenFlag, release fu
 // A pin is a connection to a live database within a read transaction: what
 // it reads is the database of one instant, whatever is written meanwhile.
 type pin struct {
-	conn     *conn
-	info     fileInfo
+	*live
 	pageSize int64 // bytes
 }
 
 // pinDatabase starts a read transaction on the live database at db, waiting
 // at most patience for a writer that has it locked.
 func pinDatabase(ctx context.Context, db place, patience time.Duration) (p *pin, err error) {
-	info, err := db.lstat()
+	l, err := openLive(ctx, db, patience)
 	if err != nil {
 		return nil, err
 	}
-	c, err := openLive(ctx, db, patience)
-	if err != nil {
-		return nil, err
-	}
-	p = &pin{conn: c, info: info}
+	p = &pin{live: l}
 	defer func() {
 		if err != nil {
 			p.close()
@@ -138,28 +133,102 @@ func pinDatabase(ctx context.Context, db place, patience time.Duration) (p *pin,
 	return p, guard(func() error {
 		// BEGIN alone takes no lock; the first read does. The schema's
 		// version is read without parsing the schema, which may be damaged.
-		err := c.Exec("BEGIN; PRAGMA schema_version")
+		err := p.Exec("BEGIN; PRAGMA schema_version")
 		if errors.Is(err, sqlite3.CANTOPEN) { // https://sqlite.org/wal.html#readonly is more than the driver does
 			return fmt.Errorf("%w: a database in WAL mode can only be read where its directory, its -wal and its -shm can be written to", err)
 		}
 		if err != nil {
 			return busyError(err)
 		}
-		p.pageSize, err = queryInt(c, "PRAGMA page_size")
-		return errors.Join(err, notSwapped(db, info))
+		if err := p.checkWAL(); err != nil {
+			return err
+		}
+		p.pageSize, err = queryInt(p.conn, "PRAGMA page_size")
+		return err
 	})
 }
 
-// notSwapped returns errReplaced if the name under which SQLite has opened a
-// database leads to another file than it was found to be: a directory on the
-// way has become a link.
-func notSwapped(db place, info fileInfo) error {
-	if !db.dir.native {
+// A live is a connection to the service's own database. SQLite opens that by
+// its path, and so do we look for what it has opened: a directory on the way
+// may have become a link to somewhere else, and be none again by now.
+type live struct {
+	*conn
+	db   place
+	info fileInfo // of the database
+}
+
+// checkFile refuses a connection on another file than was found at its place.
+// Nothing has been read yet: the first read may roll back a hot journal, and
+// that of a stranger is not ours to touch.
+func (l *live) checkFile() error {
+	if !l.db.dir.native {
 		return nil
 	}
-	fi, err := os.Stat(db.full())
+	f, err := l.file(sqlite3.FCNTL_FILE_POINTER)
+	if err != nil {
+		return err
+	}
+	return sameFile(f, l.info, l.db)
+}
+
+// checkWAL does the same for the WAL, which is opened by the first read.
+func (l *live) checkWAL() error {
+	if !l.db.dir.native {
+		return nil
+	}
+	main, err := l.file(sqlite3.FCNTL_FILE_POINTER)
+	if err != nil {
+		return err
+	}
+	// https://sqlite.org/fileformat.html#file_format_version_numbers: in other
+	// modes there is no WAL to be asked for.
+	version := make([]byte, 1)
+	if _, err := main.ReadAt(version, 19); err != nil || version[0] != 2 {
+		return err
+	}
+	wal, err := l.file(sqlite3.FCNTL_JOURNAL_POINTER)
+	if err != nil {
+		return err
+	}
+	at := l.db.beside("-wal")
+	info, err := at.lstat()
+	if err == nil {
+		err = sameFile(wal, info, at)
+	}
+	if err != nil { // it is not ours, and must not be folded into what is
+		_, configErr := l.Config(sqlite3.DBCONFIG_NO_CKPT_ON_CLOSE, true)
+		err = errors.Join(err, configErr)
+	}
+	return err
+}
+
+// An osFile is a file of the operating system that SQLite has open.
+type osFile interface {
+	vfs.File
+	Stat() (fs.FileInfo, error)
+}
+
+// file returns one of the files that the connection has open.
+func (l *live) file(which sqlite3.FcntlOpcode) (osFile, error) {
+	f, err := l.FileControl("main", which)
+	for err == nil {
+		if f, ok := f.(osFile); ok {
+			return f, nil
+		}
+		wrapped, ok := f.(vfs.FileUnwrap)
+		if !ok {
+			return nil, fmt.Errorf("%s: SQLite does not tell which file it has open", l.db.full())
+		}
+		f = wrapped.Unwrap()
+	}
+	return nil, err
+}
+
+// sameFile returns errReplaced unless f is the file that was found at a place.
+func sameFile(f osFile, info fileInfo, at place) error {
+	fi, err := f.Stat()
 	if err == nil && !newFileInfo(fi).sameFile(info) {
-		err = &fs.PathError{Op: "open", Path: db.full(), Err: errReplaced}
+		err = &fs.PathError{Op: "open", Path: at.full(), Err: errReplaced}
 	}
 	return err
 }
@@ -170,26 +239,27 @@ func notSwapped(db place, info fileInfo) error {
 var errNotDatabase = errors.New("not a SQLite database")
 
 // checkLive refuses to have SQLite open what is no database, or one with a
-// pipe beside it: SQLite would wait for who writes to that.
-func checkLive(db place) error {
+// pipe beside it: SQLite would wait for who writes to that. It returns what
+// it has found to be one.
+func checkLive(db place) (fileInfo, error) {
 	for _, suffix := range sidecars {
 		fi, err := db.beside(suffix).lstat()
 		if err == nil && !fi.isRegular() {
-			return &fs.PathError{Op: "open", Path: db.beside(suffix).full(), Err: errNotRegular}
+			return fileInfo{}, &fs.PathError{Op: "open", Path: db.beside(suffix).full(), Err: errNotRegular}
 		}
 	}
 	f, info, err := db.open()
 	if err != nil {
-		return err
+		return fileInfo{}, err
 	}
 	problems, ok := checkHeader(f, info.size)
 	if err := f.Close(); err != nil {
-		return err
+		return fileInfo{}, err
 	}
 	if !ok {
-		return fmt.Errorf("%w: %w", errNotDatabase, joinProblems(problems))
+		return fileInfo{}, fmt.Errorf("%w: %w", errNotDatabase, joinProblems(problems))
 	}
-	return nil
+	return info, nil
 }
 
 // keepWAL has a connection leave a WAL that there is as it is when it is
@@ -214,8 +284,9 @@ func isDamage(err error) bool {
 // all the same, as SQLite must roll back a hot journal before anything can
 // be read, and make the WAL's index; where that is not permitted, it reads
 // as best it can.
-func openLive(ctx context.Context, db place, patience time.Duration) (*conn, error) {
-	if err := checkLive(db); err != nil {
+func openLive(ctx context.Context, db place, patience time.Duration) (*live, error) {
+	info, err := checkLive(db)
+	if err != nil {
 		return nil, err
 	}
 	c, err := openConn(ctx, db, sqlite3.OPEN_READWRITE)
@@ -227,7 +298,11 @@ func openLive(ctx context.Context, db place, patience time.Duration) (*conn, err
 	if err != nil {
 		return nil, err
 	}
+	l := &live{conn: c, db: db, info: info}
 	err = guard(func() error {
+		if err := l.checkFile(); err != nil {
+			return err
+		}
 		if err := keepWAL(c, db); err != nil {
 			return err
 		}
@@ -242,7 +317,7 @@ func openLive(ctx context.Context, db place, patience time.Duration) (*conn, err
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
-	return c, nil
+	return l, nil
 }
 
 // waitBusy returns a busy handler that gives up after patience or with its
@@ -273,7 +348,7 @@ func busyError(err error) error {
 }
 
 func (p *pin) close() {
-	p.conn.Close() // nothing was written through it
+	p.Close() // nothing was written through it
 }
 
 // backupBatch is how many bytes one step of the online backup copies, and
@@ -293,7 +368,7 @@ func (p *pin) copyTo(ctx context.Context, dst afero.File, moved func(n int64)) (
 	// A failed copy is thrown away: it needs no journal.
 	uri := fileURI(aferovfs.DB, url.Values{"vfs": {vfsName}, "_pragma": {"journal_mode(off)", "synchronous(off)"}})
 	return guard(func() (err error) {
-		backup, err := p.conn.BackupInit("main", uri)
+		backup, err := p.BackupInit("main", uri)
 		if err != nil {
 			return err
 		}
@@ -447,25 +522,29 @@ func integrityCheck(c *conn, level Level) ([]string, error) {
 // database open: a connection in WAL mode that has read anything, or one
 // within a transaction. It leaves the database and its WAL as they are.
 func probeRunning(ctx context.Context, db place) error {
-	if checkLive(db) != nil {
-		return ctx.Err() // there is nothing to have open
+	l, err := openLive(ctx, db, 0)
+	if errors.Is(err, errReplaced) {
+		return err // who swaps files here has not been stopped
 	}
-	c, err := openConn(ctx, db, sqlite3.OPEN_READWRITE)
 	if err != nil {
-		return ctx.Err() // what cannot be opened is not what tells us
+		return ctx.Err() // there is nothing to have open, or nothing that tells
 	}
 	err = guard(func() error {
-		if err := keepWAL(c, db); err != nil {
-			return err
+		err := l.Exec("PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE")
+		if err == nil {
+			err = l.checkWAL()
 		}
-		return c.Exec("PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE")
+		return err
 	})
 	running := errors.Is(err, sqlite3.BUSY) || errors.Is(err, sqlite3.LOCKED)
-	if closeErr := c.Close(); closeErr != nil && !running {
+	if closeErr := l.Close(); closeErr != nil && !running {
 		return closeErr
 	}
-	if running {
+	switch {
+	case running:
 		return fmt.Errorf("%w: %s is open elsewhere", ErrServiceRunning, db.full())
+	case errors.Is(err, errReplaced):
+		return err
 	}
 	return ctx.Err() // a damaged database is what restores are for
 }
