@@ -87,7 +87,8 @@ type Source struct {
 	DB *sql.DB
 
 	// Check is the host's own test of a copy of a Database, after SQLite's:
-	// conn is open on the copy, read-only. If nil, SQLite's checks suffice.
+	// conn is open on the copy, read-only. A safety snapshot is not put to
+	// it, as there must be a way back. If nil, SQLite's checks suffice.
 	Check func(ctx context.Context, conn *sqlite3.Conn) error
 }
 

@@ -169,7 +169,7 @@ func (ss *session) create(ctx context.Context, req createRequest) (snap *Snapsho
 	if err := ss.writeManifest(out, c.entries, m); err != nil {
 		return nil, err
 	}
-	return ss.seal(ctx, out, m, c)
+	return ss.seal(ctx, out, m, c, req.sources)
 }
 
 // notRemoved says that something is left, if err says so.
@@ -244,13 +244,13 @@ func (ss *session) writeManifest(out *dir, entries manifest, m *metadata) error 
 // seal validates what was written, from disk, and then writes the metadata,
 // with which the snapshot begins to exist. All that they speak of is durable
 // by then.
-func (ss *session) seal(ctx context.Context, out *dir, m *metadata, c *capture) (*Snapshot, error) {
+func (ss *session) seal(ctx context.Context, out *dir, m *metadata, c *capture, sources []Source) (*Snapshot, error) {
 	for _, src := range m.Sources {
 		m.Files += src.Files
 		m.Bytes += src.Bytes
 	}
 	m.Problems = append([]Problem{}, c.problems...)
-	v := ss.newVerifier(ctx, out, m.Level, c.meter)
+	v := newVerifier(ctx, out, sources, m.Level, c.meter)
 	if err := v.verify(m.Sources, c.entries); err != nil {
 		return nil, err
 	}

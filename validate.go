@@ -108,7 +108,11 @@ func (ss *session) examine(ctx context.Context, stamp string, level Level) (*Rep
 	for i := range l.entries {
 		m.total[l.entries[i].source()] += l.entries[i].Size
 	}
-	v := ss.newVerifier(ctx, d, level, m)
+	sources := ss.cfg.Sources
+	if l.snapshot.Origin == OriginPreRestore {
+		sources = nil // what there was may be put back, whatever the host thinks of it
+	}
+	v := newVerifier(ctx, d, sources, level, m)
 	v.legacy = l.legacy
 	if err := v.verify(l.snapshot.Sources, l.entries); err != nil {
 		return nil, nil, err

@@ -1069,6 +1069,39 @@ func TestValidateOfWhatCannotBeRead(t *testing.T) {
 	}
 }
 
+// There is a way back also to a state that the host finds fault with.
+func TestCheckIsNotRunOnSafetySnapshots(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		w.seed(t)
+		s := w.store(t, func(cfg *backup.Config) {
+			cfg.Sources[0].Check = func(_ context.Context, c *sqlite3.Conn) error {
+				stmt, _, err := c.Prepare("SELECT 1 FROM memories WHERE body = 'poison'")
+				if err != nil {
+					return err
+				}
+				defer stmt.Close()
+				if stmt.Step() {
+					return errors.New("poisoned")
+				}
+				return stmt.Err()
+			}
+		})
+		stamp := w.create(t, s).Stamp
+		w.exec(t, "data/atocore.db", "INSERT INTO memories (body) VALUES ('poison')")
+		safety := w.restore(t, s, stamp).SafetyStamp
+		if snap := w.listed(t, s, safety); !snap.Validated {
+			t.Errorf("recorded: %v", snap.Problems)
+		}
+		if r := w.validate(t, s, safety, nil); !r.Valid {
+			t.Errorf("validated: %v", r.Problems)
+		}
+		w.restore(t, s, safety)
+		if got := w.query(t, "data/atocore.db", "SELECT body FROM memories"); got != "baseline\npoison" {
+			t.Errorf("after undo: %q", got)
+		}
+	})
+}
+
 // Check is called on the copy of its own source alone.
 func TestValidateRunsTheHostsCheck(t *testing.T) {
 	eachFs(t, func(t *testing.T, w *world) {

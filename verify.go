@@ -16,10 +16,10 @@ import (
 
 // A verifier compares the entries of a snapshot with what is on disk.
 type verifier struct {
-	*Store
-	ctx   context.Context
-	dir   *dir
-	level Level
+	ctx     context.Context
+	dir     *dir
+	sources []Source // whose Checks are run
+	level   Level
 
 	legacy bool // the entries are an inventory: see there
 
@@ -30,8 +30,8 @@ type verifier struct {
 	meter *meter
 }
 
-func (s *Store) newVerifier(ctx context.Context, d *dir, level Level, m *meter) *verifier {
-	return &verifier{Store: s, ctx: ctx, dir: d, level: level, meter: m}
+func newVerifier(ctx context.Context, d *dir, sources []Source, level Level, m *meter) *verifier {
+	return &verifier{ctx: ctx, dir: d, sources: sources, level: level, meter: m}
 }
 
 // verify examines every entry and looks for what is none. Its error is for
@@ -167,11 +167,12 @@ func (v *verifier) content(e *entry) error {
 
 // hostCheck returns the host's own test, if the entry is a Database's copy.
 func (v *verifier) hostCheck(e *entry) func(context.Context, *sqlite3.Conn) error {
-	src, ok := v.source(e.source())
-	if !ok || src.Kind != Database {
-		return nil
+	for _, src := range v.sources {
+		if src.Name == e.source() {
+			return src.Check // which none but a Database has
+		}
 	}
-	return src.Check
+	return nil
 }
 
 // totals compares the number of files and their bytes with what the Python
