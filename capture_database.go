@@ -19,7 +19,7 @@ func (c *capture) copyDatabase(ctx context.Context, t *target, from place, to st
 	}
 	err = c.copyHot(ctx, t, from, fi, to)
 	if err == nil {
-		err = c.record(ctx, t, to, fi)
+		err = c.record(ctx, to, fi)
 	}
 	if err == nil || ctx.Err() != nil || !isSourceError(err) {
 		return err
@@ -170,7 +170,7 @@ func (c *capture) copyRaw(ctx context.Context, t *target, from place, to, why st
 // record adds the entry of a database's copy, which SQLite wrote in an order
 // of its own. In a safety snapshot a copy that fails SQLite's checks is
 // taken back, as it would be no way to undo a restore.
-func (c *capture) record(ctx context.Context, t *target, to string, fi fileInfo) error {
+func (c *capture) record(ctx context.Context, to string, fi fileInfo) error {
 	f, written, err := c.out.open(to)
 	if err != nil {
 		return err

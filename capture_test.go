@@ -1839,6 +1839,42 @@ func TestDamagedDatabaseIsNotValidated(t *testing.T) {
 	}
 }
 
+// A database in a tree that fails SQLite's checks is saved as it lies, with
+// the rows in its log: its copy would pass for no snapshot to go back to.
+func TestSafetySnapshotHasADamagedDatabaseInATree(t *testing.T) {
+	for _, mode := range []string{"DELETE", "WAL"} {
+		t.Run(mode, func(t *testing.T) {
+			memoryAndOs(t, func(t *testing.T, w *world) {
+				w.seed(t)
+				const name = "chroma/chroma.sqlite3"
+				w.exec(t, name, `CREATE TABLE memories (id INTEGER PRIMARY KEY, body TEXT); CREATE INDEX b ON memories (body);
+					WITH RECURSIVE i (i) AS (SELECT 1 UNION ALL SELECT i+1 FROM i WHERE i < 2000)
+					INSERT INTO memories SELECT i, 'row number ' || i FROM i; PRAGMA journal_mode=`+mode)
+				s := w.store(t)
+				stamp := w.create(t, s).Stamp
+				if mode == "WAL" {
+					w.leaveLog(t, name)
+				}
+				w.edit(t, name, func(data []byte) []byte {
+					for i := len(data) - 3000; i < len(data)-2000; i++ {
+						data[i] = 0xff
+					}
+					return data
+				})
+				before := w.tree(t, "chroma")
+				r := w.restore(t, s, stamp)
+				if diff := cmp.Diff([]string{"raw_copy chroma/chroma.sqlite3"}, problemsOf(w.listed(t, s, r.SafetyStamp))); diff != "" {
+					t.Errorf("noted (-want +got):\n%s", diff)
+				}
+				w.restore(t, s, r.SafetyStamp)
+				if diff := cmp.Diff(before, w.tree(t, "chroma")); diff != "" {
+					t.Errorf("after undo (-want +got):\n%.1000s", diff)
+				}
+			})
+		})
+	}
+}
+
 // What is left of a database that is none any more is all that there is: it
 // is kept, and does not pass for a backup.
 func TestDatabaseThatIsNoneIsCopiedRaw(t *testing.T) {
