@@ -56,7 +56,8 @@ func (c *capture) locateSources(ctx context.Context, sources []Source) error {
 		if errors.Is(err, fs.ErrNotExist) && c.lenient && t.hasSidecars() {
 			continue // what was committed may be in its WAL
 		}
-		if errors.Is(err, fs.ErrNotExist) && (t.Optional || c.lenient) {
+		missing := errors.Is(err, fs.ErrNotExist) && (t.Optional || c.lenient)
+		if err != nil && (missing || c.unreadable(t, t.copyPath(), sourceError{err}) == nil) {
 			t.close()
 			t.dir = nil
 			continue
@@ -85,7 +86,7 @@ func (c *capture) locate(ctx context.Context, t *target) (err error) {
 		if t.dir, err = openDir(c.cfg.Fs, t.Path); err != nil {
 			return err
 		}
-		return t.scan(ctx, c.held)
+		return c.scan(ctx, t)
 	}
 	if t.dir, t.name, err = locate(c.cfg.Fs, t.Path); err != nil {
 		return err
@@ -137,13 +138,13 @@ func (t *target) hasSidecars() bool {
 }
 
 // scan sums up a tree and finds its databases.
-func (t *target) scan(ctx context.Context, held heldFiles) error {
+func (c *capture) scan(ctx context.Context, t *target) error {
 	return t.dir.walk(ctx, t.name, func(at place, name string, fi fileInfo) error {
 		if t.layout.isHole(name) || fi.isStore(t.layout.store) {
 			return skip(fi)
 		}
 		t.bytes += fi.size
-		if err := held.check(at); err != nil {
+		if err := c.held.check(at); err != nil {
 			return err
 		}
 		if !fi.isRegular() || len(t.databases) == maxPins || t.Quiesce != nil {
@@ -153,8 +154,17 @@ func (t *target) scan(ctx context.Context, held heldFiles) error {
 		if isDB {
 			t.databases = append(t.databases, place{t.dir, name}) // that one stays open
 		}
-		return ignoreNotExist(err)
-	}, func(string) {})
+		return c.laterNoted(name, err)
+	}, c.laterNoted)
+}
+
+// laterNoted passes over what will be noted when it is not copied. A tree
+// that cannot be listed at all is none that is copied.
+func (c *capture) laterNoted(name string, err error) error {
+	if name != "." && (isGone(err) || c.lenient && isUnreadable(err)) {
+		return nil
+	}
+	return err
 }
 
 // bytes is what the targets will take, about.
@@ -270,11 +280,11 @@ func (c *capture) copyTarget(ctx context.Context, t *target) error {
 		return err
 	}
 	var err error
-	to := path.Join(t.Name, filepath.Base(t.Path)) // the host's name for it, also of a link
+	to := t.copyPath()
 	if t.Kind == Database {
-		err = c.copyDatabase(ctx, t, t.place, to)
+		err = c.unreadable(t, to, c.copyDatabase(ctx, t, t.place, to))
 	} else if err = c.held.check(t.place); err == nil {
-		err = c.vanished(t, to, c.copyFile(ctx, t, t.place, to, typeFile))
+		err = c.missed(t, to, c.copyFile(ctx, t, t.place, to, typeFile))
 	}
 	if last := len(c.entries) - 1; err == nil && string(c.entries[last].Path) == t.Name {
 		// Nothing came of it: a restore must not take that for "there was none".
@@ -282,6 +292,14 @@ func (c *capture) copyTarget(ctx context.Context, t *target) error {
 		return c.out.remove(t.Name)
 	}
 	return errors.Join(err, c.out.syncDir(t.Name))
+}
+
+// copyPath is where the target is copied to, in the snapshot.
+func (t *target) copyPath() string {
+	if t.Kind == Tree {
+		return t.Name
+	}
+	return path.Join(t.Name, filepath.Base(t.Path)) // the host's name for it, also of a link
 }
 
 func (c *capture) makeDir(name string, fi fileInfo) error {
@@ -308,10 +326,7 @@ func (c *capture) state(t *target) SourceState {
 	if !captured {
 		return st
 	}
-	st.Path = t.Name
-	if t.Kind != Tree {
-		st.Path = path.Join(t.Name, filepath.Base(t.Path))
-	}
+	st.Path = t.copyPath()
 	st.Files, st.Bytes = c.entries.sum(t.Name)
 	return st
 }

@@ -15,7 +15,7 @@ import (
 func (c *capture) copyDatabase(ctx context.Context, t *target, from place, to string) error {
 	fi, err := from.lstat()
 	if err != nil && !t.hasSidecars() {
-		return err
+		return sourceError{err}
 	}
 	err = c.copyHot(ctx, t, from, fi, to)
 	if err == nil {
@@ -26,8 +26,12 @@ func (c *capture) copyDatabase(ctx context.Context, t *target, from place, to st
 	}
 	switch {
 	case t.Kind != Database:
-		c.note(CodeRawCopy, t, to, err.Error())
-		return c.copyFile(ctx, t, from, to, typeRaw)
+		why := err.Error()
+		if err := c.copyFile(ctx, t, from, to, typeRaw); err != nil {
+			return err
+		}
+		c.note(CodeRawCopy, t, to, why)
+		return nil
 	case c.mayCopyRaw(err):
 		return c.copyRaw(ctx, t, from, to, err.Error())
 	}
@@ -39,16 +43,6 @@ func (c *capture) copyDatabase(ctx context.Context, t *target, from place, to st
 // there is, and for a safety snapshot any. One that is in use is not: its
 // files may not fit together.
 func (c *capture) mayCopyRaw(err error) bool { return c.lenient || isDamage(err) }
-
-// A sourceError is a failure to read, as opposed to one to write.
-type sourceError struct{ error }
-
-func (e sourceError) Unwrap() error { return e.error }
-
-func isSourceError(err error) bool {
-	_, ok := errors.AsType[sourceError](err)
-	return ok
-}
 
 func (c *capture) copyHot(ctx context.Context, t *target, from place, fi fileInfo, to string) error {
 	if t.DB != nil {
@@ -149,21 +143,27 @@ func (c *capture) vacuum(ctx context.Context, t *target, native string, f afero.
 }
 
 // copyRaw copies a database's files as they lie, with their sidecars, for
-// want of better: what was committed may be in any of them.
+// want of better: what was committed may be in any of them. A main file that
+// cannot be read is an error: sidecars are of no use without it.
 func (c *capture) copyRaw(ctx context.Context, t *target, from place, to, why string) error {
-	c.note(CodeRawCopy, t, to, why)
 	for _, suffix := range append([]string{""}, sidecars...) {
 		fi, err := from.beside(suffix).lstat()
 		if errors.Is(err, fs.ErrNotExist) || err == nil && !fi.isRegular() {
 			continue
 		}
-		if err == nil {
+		if err != nil {
+			err = sourceError{err}
+		} else {
 			err = c.copyFile(ctx, t, from.beside(suffix), to+suffix, typeRaw)
+		}
+		if suffix != "" {
+			err = c.unreadable(t, to+suffix, err)
 		}
 		if err != nil {
 			return err
 		}
 	}
+	c.note(CodeRawCopy, t, to, why)
 	return nil
 }
 

@@ -76,8 +76,11 @@ func (c *capture) copyTree(ctx context.Context, t *target) error {
 		kind, err := c.copyTreeFile(ctx, t, at, to, fi)
 		databases[name] = kind
 		return err
-	}, func(name string) {
-		c.note(CodeFileVanished, t, path.Join(t.Name, name), "removed or renamed while the tree was copied")
+	}, func(name string, err error) error {
+		if name == "." {
+			return err // an empty tree is not what there was
+		}
+		return c.missed(t, path.Join(t.Name, name), sourceError{err})
 	})
 	if err != nil {
 		return err
@@ -98,7 +101,7 @@ func (c *capture) copyTreeFile(ctx context.Context, t *target, at place, to stri
 	isDB := c.pins[at.full()] != nil
 	if !isDB {
 		if isDB, err = hasDatabaseHeader(at, fi); err != nil {
-			return "", c.vanished(t, to, err)
+			return "", c.missed(t, to, sourceError{err})
 		}
 	}
 	if isDB {
@@ -107,30 +110,77 @@ func (c *capture) copyTreeFile(ctx context.Context, t *target, at place, to stri
 		err = c.copyFile(ctx, t, at, to, typeFile)
 	}
 	if err != nil {
-		return "", c.vanished(t, to, err)
+		return "", c.missed(t, to, err)
 	}
 	e := c.entries[len(c.entries)-1]
 	return e.Type, c.out.setAttributes(to, e.perm()|0o600, e.MTime)
 }
 
-// vanished notes a file that was listed and is gone, or is none any more, and
-// passes on any other error.
-func (c *capture) vanished(t *target, to string, err error) error {
+// missed notes what was listed and is gone, or is something else by now, or
+// is unreadable, and passes on any other error.
+func (c *capture) missed(t *target, to string, err error) error {
 	switch {
 	case isGone(err):
 		c.note(CodeFileVanished, t, to, "removed or renamed before it was copied")
 	case errors.Is(err, errNotRegular), errors.Is(err, errReplaced):
 		c.note(CodeFileChanged, t, to, "replaced by something else before it was copied")
 	default:
-		return err
+		return c.unreadable(t, to, err)
 	}
 	return nil
+}
+
+// unreadable notes, for a safety snapshot, what cannot be read, and passes on
+// any other error: damage must not stand in the way of a restore.
+func (c *capture) unreadable(t *target, to string, err error) error {
+	if !c.lenient || !isSourceError(err) || !isUnreadable(err) {
+		return err
+	}
+	c.note(CodeSourceUnreadable, t, to, err.Error())
+	return nil
+}
+
+// isUnreadable reports whether an error says that it is of no use to try
+// again. (For want of descriptors or memory, it is.)
+func isUnreadable(err error) bool {
+	return errors.Is(err, fs.ErrPermission) ||
+		slices.ContainsFunc(mediumErrors, func(e error) bool { return errors.Is(err, e) })
+}
+
+// A sourceError is a failure to read, as opposed to one to write.
+type sourceError struct{ error }
+
+func (e sourceError) Unwrap() error { return e.error }
+
+// isSourceError reports whether an error says that reading has failed, and
+// nothing else has.
+func isSourceError(err error) bool {
+	switch e := err.(type) {
+	case nil:
+		return false
+	case sourceError:
+		return true
+	case interface{ Unwrap() []error }:
+		return !slices.ContainsFunc(e.Unwrap(), func(err error) bool { return !isSourceError(err) })
+	}
+	return isSourceError(errors.Unwrap(err))
+}
+
+// A sourceReader marks the errors of a reader.
+type sourceReader struct{ io.Reader }
+
+func (r sourceReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		err = sourceError{err}
+	}
+	return n, err
 }
 
 func (c *capture) copyLink(t *target, at place, to string) error {
 	link, err := at.dir.readlink(at.name)
 	if err != nil {
-		return c.vanished(t, to, err)
+		return c.missed(t, to, sourceError{err})
 	}
 	if err := c.out.symlink(link, to); err != nil {
 		return err
@@ -170,7 +220,7 @@ func (c *capture) copyFile(ctx context.Context, t *target, from place, to string
 func (c *capture) tryCopyFile(ctx context.Context, t *target, from place, to string) (e entry, stable bool, err error) {
 	src, before, err := from.open()
 	if err != nil {
-		return e, false, err
+		return e, false, sourceError{err}
 	}
 	defer src.Close() // nothing was written
 	e = entry{Path: rawString(to)}
@@ -178,7 +228,7 @@ func (c *capture) tryCopyFile(ctx context.Context, t *target, from place, to str
 	hash := sha256.New()
 	var written fs.FileInfo
 	err = c.out.createFile(to, func(f afero.File) error {
-		e.Size, err = copyBytes(ctx, io.MultiWriter(f, hash), io.LimitReader(src, before.size), c.moved(t))
+		e.Size, err = copyBytes(ctx, io.MultiWriter(f, hash), io.LimitReader(sourceReader{src}, before.size), c.moved(t))
 		if err != nil {
 			return err
 		}
@@ -193,7 +243,7 @@ func (c *capture) tryCopyFile(ctx context.Context, t *target, from place, to str
 	// by now, it was whole before.
 	fi, err := src.Stat()
 	if err != nil {
-		return e, false, errors.Join(err, c.out.remove(to))
+		return e, false, errors.Join(sourceError{err}, c.out.remove(to))
 	}
 	after := newFileInfo(fi)
 	if e.Size != before.size {
@@ -206,7 +256,10 @@ func (c *capture) tryCopyFile(ctx context.Context, t *target, from place, to str
 	}
 	// Something was written: if all of what was copied reads the same again,
 	// it was of one instant, as a log is that grew.
-	again, err := hashOf(ctx, io.NewSectionReader(src, 0, before.size))
+	again, err := hashOf(ctx, sourceReader{io.NewSectionReader(src, 0, before.size)})
+	if err != nil {
+		err = errors.Join(err, c.out.remove(to))
+	}
 	return e, again == e.SHA256, err
 }
 

@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -2107,5 +2108,101 @@ func TestManyProblemsAreAbridged(t *testing.T) {
 	}
 	if diff := cmp.Diff(listed, []backup.Snapshot{*snap}); diff != "" {
 		t.Errorf("(-listed +created):\n%s", diff)
+	}
+}
+
+// unreadable returns a store that cannot do op on a live file, until a restore
+// puts others in the place of what is live.
+func (w *world) unreadable(t *testing.T, op, live string, err error) *backup.Store {
+	t.Helper()
+	replaced := false
+	return w.faulty(t, func(o, p string) error {
+		replaced = replaced || o == "rename" && !strings.HasPrefix(p, w.path("backups"))
+		if !replaced && o == op && p == w.path(live) {
+			return err
+		}
+		return nil
+	})
+}
+
+// Damage never stands in the way of a restore: what cannot be read is left
+// out of the safety snapshot, and the rest is in it.
+func TestWhatCannotBeReadIsLeftOutOfASafetySnapshot(t *testing.T) {
+	for _, tc := range []struct {
+		op, live string
+		err      error
+		noted    string
+		captured bool // the source
+	}{
+		{"read", "data/atocore.db", syscall.EIO, "db/atocore.db", false},
+		{"open", "data/atocore.db", syscall.EACCES, "db/atocore.db", false},
+		{"read", "config/project-registry.json", syscall.EIO, "config/project-registry.json", false},
+		{"open", "config/project-registry.json", syscall.EACCES, "config/project-registry.json", false},
+		{"read", "chroma/a", syscall.EIO, "chroma/a", true},
+		{"open", "chroma/a", syscall.EACCES, "chroma/a", true},
+		{"read", "chroma/c.db", syscall.EIO, "chroma/c.db", true},
+		{"open", "chroma/c.db", syscall.EACCES, "chroma/c.db", true},
+		{"open", "chroma/dir", syscall.EIO, "chroma/dir", true},
+	} {
+		t.Run(tc.op+"_"+path.Base(tc.live)+"_"+tc.err.Error(), func(t *testing.T) {
+			memoryAndOs(t, func(t *testing.T, w *world) {
+				w.small(t)
+				w.exec(t, "chroma/c.db", "CREATE TABLE t (x)")
+				w.write(t, "chroma/dir/d", "d")
+				stamp := w.create(t, w.store(t)).Stamp
+				w.write(t, "chroma/b", "written since")
+				s := w.unreadable(t, tc.op, tc.live, tc.err)
+				if snap, err := s.Create(t.Context(), &backup.CreateOptions{Include: []string{"chroma"}}); !errors.Is(err, tc.err) {
+					t.Errorf("an ordinary snapshot: %+v, %v", snap, err)
+				}
+				safety := w.restore(t, s, stamp).SafetyStamp
+				snap := w.listed(t, w.store(t), safety)
+				if diff := cmp.Diff([]string{"source_unreadable " + tc.noted}, problemsOf(snap)); diff != "" {
+					t.Errorf("noted (-want +got):\n%s", diff)
+				}
+				source, _, _ := strings.Cut(tc.noted, "/")
+				for _, state := range snap.Sources {
+					if want := state.Name != source || tc.captured; state.Captured != want {
+						t.Errorf("%s: captured %v", state.Name, state.Captured)
+					}
+				}
+				w.restore(t, w.store(t), safety)
+				if w.read(t, "chroma/b") != "written since" {
+					t.Error("the undo has not brought back the rest")
+				}
+			})
+		})
+	}
+}
+
+// What is for another try to read, or cannot be written, is no damage.
+func TestSafetySnapshotFailsForWantOfDescriptorsAndRoom(t *testing.T) {
+	for _, tc := range []struct {
+		op, path string
+		err      error
+	}{
+		{"open", "config/project-registry.json", syscall.EMFILE},
+		{"write", "config/project-registry.json", syscall.EIO},
+		{"create", "config/project-registry.json", syscall.EACCES},
+		{"sync", "db/atocore.db", syscall.EIO},
+	} {
+		t.Run(tc.op, func(t *testing.T) {
+			w := newWorld(t, afero.NewMemMapFs(), "/srv")
+			w.small(t)
+			stamp := w.create(t, w.store(t)).Stamp
+			before := w.liveState(t)
+			s := w.faulty(t, func(op, p string) error {
+				if op == tc.op && strings.HasSuffix(p, tc.path) && !strings.Contains(p, stamp) {
+					return tc.err
+				}
+				return nil
+			})
+			if r, err := s.Restore(t.Context(), stamp, confirmed); !errors.Is(err, tc.err) || !strings.Contains(err.Error(), "safety snapshot") {
+				t.Errorf("got %+v, %v", r, err)
+			}
+			if diff := cmp.Diff(before, w.liveState(t)); diff != "" {
+				t.Errorf("(-before +after):\n%s", diff)
+			}
+		})
 	}
 }

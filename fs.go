@@ -441,6 +441,12 @@ func (d *dir) readNames(name string) ([]string, error) {
 // readDir returns what the directory name holds, sorted by name. What
 // vanishes while it is read is left out.
 func (d *dir) readDir(name string) ([]fileInfo, error) {
+	return d.readDirBut(name, func(_ string, err error) error { return err })
+}
+
+// readDirBut is readDir, but for what cannot be looked at: that is told to
+// lost and, if it returns nil, left out.
+func (d *dir) readDirBut(name string, lost func(base string, err error) error) ([]fileInfo, error) {
 	names, err := d.readNames(name)
 	if err != nil {
 		return nil, err
@@ -452,7 +458,10 @@ func (d *dir) readDir(name string) ([]fileInfo, error) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			if err := lost(base, err); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		fi.name = base
 		infos = append(infos, fi)

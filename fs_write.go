@@ -37,7 +37,7 @@ func (d *dir) removeAll(name string) error {
 			return at.dir.fs.Chmod(at.dir.path(at.name), 0o700) // or it could not be emptied
 		}
 		return nil
-	}, func(string) {})
+	}, exceptGone)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

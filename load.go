@@ -198,7 +198,7 @@ func (d *dir) inventory(snap *Snapshot) (manifest, error) {
 			}
 			m = append(m, e)
 			return nil
-		}, func(string) {})
+		}, exceptGone)
 		if err != nil {
 			return nil, err
 		}

@@ -51,7 +51,7 @@ func (s *Store) eachLive(ctx context.Context, src *Source, fn walkFunc) error {
 				return skip(fi)
 			}
 			return fn(at, name, fi)
-		}, func(string) {})
+		}, exceptGone)
 	}
 	for _, suffix := range append([]string{""}, sidecars...) {
 		at := place{d, base + suffix}

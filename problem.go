@@ -45,11 +45,15 @@ const (
 	CodeFileChanged  Code = "file_changed"  // changed under each of several attempts to copy it
 	CodeFileVanished Code = "file_vanished" // was listed, and gone when it was copied
 	CodeRawCopy      Code = "raw_copy"      // a database that could not be copied hot; its files were copied as they lay
+
+	// CodeSourceUnreadable: a source, or something in it, could not be read
+	// and is left out. Only a safety snapshot is taken all the same.
+	CodeSourceUnreadable Code = "source_unreadable"
 )
 
 // captureCodes are recorded when a snapshot is taken and cannot be found, or
 // refuted, by looking at it later.
-var captureCodes = []Code{CodeFileChanged, CodeFileVanished, CodeRawCopy}
+var captureCodes = []Code{CodeFileChanged, CodeFileVanished, CodeRawCopy, CodeSourceUnreadable}
 
 func (c Code) Error() string { return string(c) }
 

@@ -292,6 +292,11 @@ func codeCases() []codeCase {
 			w.write(t, "chroma/broken.sqlite3", "SQLite format 3\x00"+strings.Repeat("garbage ", 128))
 			return capturedUnder("none", nil)(t, w)
 		}},
+		{backup.CodeSourceUnreadable, "config", registry, func(t *testing.T, w *world) *backup.Report {
+			stamp := w.create(t, w.store(t)).Stamp
+			safety := w.restore(t, w.unreadable(t, "read", registry, syscall.EIO), stamp).SafetyStamp
+			return w.validate(t, w.store(t), safety, nil)
+		}},
 	}
 }
 

@@ -85,7 +85,7 @@ func (v *verifier) list(entries manifest) (map[string]fileInfo, error) {
 			}
 		}
 		return nil
-	}, func(string) {}) // what vanished is missing, if it belonged
+	}, exceptGone) // what vanished is missing, if it belonged
 	return found, err
 }
 

@@ -33,26 +33,39 @@ func (p place) beside(suffix string) place { return place{p.dir, p.name + suffix
 // called from where the walk began.
 type walkFunc func(at place, name string, fi fileInfo) error
 
+// A lostFunc is told why a walk cannot go to what is called name, and returns
+// nil if it is to be passed over.
+type lostFunc func(name string, err error) error
+
+// exceptGone is a lostFunc that passes over what has vanished meanwhile.
+func exceptGone(_ string, err error) error {
+	if isGone(err) {
+		return nil
+	}
+	return err
+}
+
 // walk calls fn for name and, if it is a directory, for all that is below
 // it: parents before children, sorted. If fn returns [fs.SkipDir] for a
 // directory, what is in it is passed over. Each directory is opened once and
 // then read by its handle: what takes its name meanwhile, such as a symbolic
-// link to somewhere else, is not followed. One that has vanished by the time
-// that it is opened, or is none any more, is told to gone, after fn.
-func (d *dir) walk(ctx context.Context, name string, fn walkFunc, gone func(name string)) error {
+// link to somewhere else, is not followed. What cannot be opened or looked at
+// is told to lost, a directory after fn; if lost returns nil, it is passed
+// over.
+func (d *dir) walk(ctx context.Context, name string, fn walkFunc, lost lostFunc) error {
 	at := place{d, name}
 	fi, err := at.lstat()
 	if err != nil {
 		return err
 	}
-	w := walker{ctx: ctx, fn: fn, gone: gone}
+	w := walker{ctx: ctx, fn: fn, lost: lost}
 	return w.visit(at, name, fi)
 }
 
 type walker struct {
 	ctx  context.Context
 	fn   walkFunc
-	gone func(name string)
+	lost lostFunc
 }
 
 func (w *walker) visit(at place, name string, fi fileInfo) error {
@@ -67,25 +80,20 @@ func (w *walker) visit(at place, name string, fi fileInfo) error {
 		return err
 	}
 	here, err := at.dir.sub(at.name)
-	if isGone(err) {
-		w.gone(name)
-		return nil
-	}
 	if err != nil {
-		return err
+		return w.lost(name, err)
 	}
 	defer here.close()
-	infos, err := here.readDir(".")
-	if isGone(err) {
-		w.gone(name)
-		return nil
+	infos, err := here.readDirBut(".", func(base string, err error) error { return w.lost(path.Join(name, base), err) })
+	if err != nil {
+		return w.lost(name, err)
 	}
 	for _, fi := range infos {
 		if err := w.visit(place{here, fi.name}, path.Join(name, fi.name), fi); err != nil {
 			return err
 		}
 	}
-	return err
+	return nil
 }
 
 // isGone reports whether an error says that a file, or a directory that leads

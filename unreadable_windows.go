@@ -1,0 +1,14 @@
+package backup
+
+import (
+	"syscall"
+
+	"golang.org/x/sys/windows"
+)
+
+// mediumErrors are what a damaged medium or file system answers.
+var mediumErrors = []error{
+	syscall.EIO, // of a file system of the host's
+	windows.ERROR_CRC, windows.ERROR_SECTOR_NOT_FOUND, windows.ERROR_READ_FAULT, windows.ERROR_IO_DEVICE,
+	windows.ERROR_FILE_CORRUPT, windows.ERROR_DISK_CORRUPT,
+}
