@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/ncruces/go-sqlite3"
+	"github.com/spf13/afero"
 
 	"github.com/atocore/backup"
 )
@@ -197,7 +199,10 @@ func TestPipeThatIsSwappedInDoesNotBlock(t *testing.T) {
 	}, w.path("tree/b"))
 }
 
-const strangerEnv = "BACKUP_TEST_STRANGER"
+const (
+	strangerEnv = "BACKUP_TEST_STRANGER"
+	strangerID  = 65534 // his uid and gid
+)
 
 // asStranger runs one test of this binary as a user who is not root, or
 // skips.
@@ -221,7 +226,7 @@ func asStranger(t *testing.T, test string) {
 		t.Fatal(err)
 	}
 	cmd.Dir = dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: strangerID, Gid: strangerID}}
 	cmd.Stderr = nil
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, out)
@@ -550,5 +555,79 @@ func TestManySkippedFilesAreAbridged(t *testing.T) {
 	src, _ := snap.Source("tree")
 	if len(src.Skipped) < 100 || src.SkippedMore == 0 || len(src.Skipped)+src.SkippedMore != n {
 		t.Errorf("%d listed and %d more, want %d in all", len(src.Skipped), src.SkippedMore, n)
+	}
+}
+
+// What SQLite makes beside a database while we read it is for those whom the
+// database is for.
+func TestSidecarsHaveTheModeOfTheDatabase(t *testing.T) {
+	for _, perm := range []fs.FileMode{0o600, 0o660, 0o644} {
+		w := osWorld(t)
+		w.seed(t)
+		if err := os.Chmod(w.path("data/atocore.db"), perm); err != nil {
+			t.Fatal(err)
+		}
+		seen := 0
+		mustCreate(t, w.store(t, atFirst("db", func() {
+			for _, suffix := range []string{"-wal", "-shm"} {
+				fi, err := os.Stat(w.path("data/atocore.db" + suffix))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if fi.Mode().Perm() != perm {
+					t.Errorf("%s has mode %v, the database %v", suffix, fi.Mode().Perm(), perm)
+				}
+				seen++
+			}
+		})))
+		if seen != 2 || w.exists(t, "data/atocore.db-wal") {
+			t.Errorf("%d sidecars seen; left: %v", seen, w.names(t, "data"))
+		}
+	}
+}
+
+const serviceEnv = "BACKUP_TEST_SERVICE"
+
+// TestServiceOfAStranger is a service that is started while root reads its
+// database.
+func TestServiceOfAStranger(t *testing.T) {
+	db := os.Getenv(serviceEnv)
+	if db == "" {
+		t.Skip("it is run by TestServiceIsNotLockedOutByRoot")
+	}
+	c, err := sqlite3.Open("file:" + db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustExec(t, c, "INSERT INTO memories (body) VALUES ('by the service')")
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestServiceIsNotLockedOutByRoot(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("it takes root to lock somebody out")
+	}
+	dir, err := os.MkdirTemp("", "service") // t.TempDir is for the owner alone
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	w := newWorld(t, afero.NewOsFs(), dir)
+	w.seed(t)
+	db := w.path("data/atocore.db")
+	for p, perm := range map[string]fs.FileMode{dir: 0o755, w.path("data"): 0o700, db: 0o600} {
+		if err := errors.Join(os.Chmod(p, perm), os.Chown(p, strangerID, strangerID)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv(serviceEnv, db)
+	mustCreate(t, w.store(t, atFirst("db", func() { asStranger(t, "TestServiceOfAStranger") })))
+	if got := w.query(t, "data/atocore.db", "SELECT body FROM memories"); got != "baseline\nby the service" {
+		t.Errorf("got %q", got)
+	}
+	if diff := cmp.Diff([]string{".", "atocore.db"}, w.names(t, "data")); diff != "" {
+		t.Errorf("left (-want +got):\n%s", diff)
 	}
 }

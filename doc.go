@@ -156,7 +156,8 @@
 //     reads it writes to its -shm.
 //   - The live database is opened as any client would open it. If the
 //     service is stopped, that may roll back a hot journal. A WAL that was
-//     left behind is read, and stays.
+//     left behind is read, and stays. A -wal and -shm that come of it have
+//     the mode and, if we may say so, the owner of the database.
 //   - [ErrServiceRunning] sees a connection in WAL mode once it has read
 //     anything, and any connection within a transaction. It does not see an
 //     idle connection in rollback mode, nor a program that has files of a

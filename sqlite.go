@@ -133,15 +133,12 @@ func pinDatabase(ctx context.Context, db place, patience time.Duration) (p *pin,
 	return p, guard(func() error {
 		// BEGIN alone takes no lock; the first read does. The schema's
 		// version is read without parsing the schema, which may be damaged.
-		err := p.Exec("BEGIN; PRAGMA schema_version")
+		err := p.begin("BEGIN; PRAGMA schema_version")
 		if errors.Is(err, sqlite3.CANTOPEN) { // https://sqlite.org/wal.html#readonly is more than the driver does
 			return fmt.Errorf("%w: a database in WAL mode can only be read where its directory, its -wal and its -shm can be written to", err)
 		}
 		if err != nil {
 			return busyError(err)
-		}
-		if err := p.checkWAL(); err != nil {
-			return err
 		}
 		p.pageSize, err = queryInt(p.conn, "PRAGMA page_size")
 		return err
@@ -155,6 +152,61 @@ type live struct {
 	*conn
 	db   place
 	info fileInfo // of the database
+	made []place  // the sidecars that are there only since we read it
+}
+
+// lookBeside sees which sidecars there are before the first read makes those
+// that a WAL needs. A WAL that there is is to stay as it is when the connection
+// is closed: by default SQLite folds it into the database, which may be
+// damaged, and in any case is not ours to change. One that there is not must
+// be removed again.
+func (l *live) lookBeside() error {
+	for _, suffix := range []string{"-wal", "-shm"} {
+		at := l.db.beside(suffix)
+		there, err := at.exists()
+		if err == nil && there && suffix == "-wal" {
+			_, err = l.Config(sqlite3.DBCONFIG_NO_CKPT_ON_CLOSE, true)
+		}
+		if err != nil {
+			return err
+		}
+		if !there {
+			l.made = append(l.made, at)
+		}
+	}
+	return nil
+}
+
+// begin runs the SQL that reads the database for the first time.
+func (l *live) begin(sql string) error {
+	err := l.Exec(sql)
+	shareErr := l.shareSidecars()
+	if err != nil {
+		return err
+	}
+	return errors.Join(shareErr, l.checkWAL())
+}
+
+// shareSidecars gives the sidecars that we have made the mode and the owner of
+// the database, as SQLite's own code does and the driver's does not: else the
+// service would be locked out of them if we are the superuser, and others let
+// in if the database is not for them.
+func (l *live) shareSidecars() error {
+	if !l.db.dir.native {
+		return nil
+	}
+	for _, at := range l.made {
+		fi, err := at.lstat()
+		if err == nil && fi.isRegular() {
+			const ownersOwn = 0o600 // also of a database that is read-only: the driver reads no WAL that it cannot write
+			err = at.dir.fs.Chmod(at.dir.path(at.name), l.info.mode.Perm()|ownersOwn)
+			err = errors.Join(err, at.dir.chown(at.name, l.info))
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) { // somebody else's, then
+			return err
+		}
+	}
+	return nil
 }
 
 // checkFile refuses a connection on another file than was found at its place.
@@ -262,18 +314,6 @@ func checkLive(db place) (fileInfo, error) {
 	return info, nil
 }
 
-// keepWAL has a connection leave a WAL that there is as it is when it is
-// closed. By default SQLite folds it into the database, which may be damaged,
-// and in any case is not ours to change. A WAL that there is not must be
-// removed again.
-func keepWAL(c *conn, db place) error {
-	hasWAL, err := db.beside("-wal").exists()
-	if err == nil && hasWAL {
-		_, err = c.Config(sqlite3.DBCONFIG_NO_CKPT_ON_CLOSE, true)
-	}
-	return err
-}
-
 // isDamage reports whether an error says that a database is damaged, as
 // opposed to not to be had at the moment.
 func isDamage(err error) bool {
@@ -303,7 +343,7 @@ func openLive(ctx context.Context, db place, patience time.Duration) (*live, err
 		if err := l.checkFile(); err != nil {
 			return err
 		}
-		if err := keepWAL(c, db); err != nil {
+		if err := l.lookBeside(); err != nil {
 			return err
 		}
 		if err := c.BusyHandler(waitBusy(patience)); err != nil {
@@ -529,13 +569,7 @@ func probeRunning(ctx context.Context, db place) error {
 	if err != nil {
 		return ctx.Err() // there is nothing to have open, or nothing that tells
 	}
-	err = guard(func() error {
-		err := l.Exec("PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE")
-		if err == nil {
-			err = l.checkWAL()
-		}
-		return err
-	})
+	err = guard(func() error { return l.begin("PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE") })
 	running := errors.Is(err, sqlite3.BUSY) || errors.Is(err, sqlite3.LOCKED)
 	if closeErr := l.Close(); closeErr != nil && !running {
 		return closeErr
