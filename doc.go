@@ -150,8 +150,10 @@
 //   - The files of a Tree are not of one instant with one another, unless
 //     its [Source].Quiesce holds the writers off.
 //   - In rollback mode (any journal_mode but WAL) a writer cannot commit
-//     while its database is copied. It waits as long as its own busy timeout
-//     says.
+//     from the beginning of Create until its database has been copied. All
+//     read transactions begin first, so that it waits for the databases that
+//     are copied before its own, too: those that are Sources in their order,
+//     then those in Trees. It waits as long as its own busy timeout says.
 //   - A database in WAL mode cannot be copied from a read-only mount: whoever
 //     reads it writes to its -shm.
 //   - The live database is opened as any client would open it. If the
