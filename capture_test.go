@@ -515,6 +515,38 @@ func TestCopyHasTheHeaderOfTheDatabase(t *testing.T) {
 	}
 }
 
+// The driver takes 8 reserved bytes per page for checksums. If they are for
+// something else, "disk I/O error" would send people to look at the disk.
+func TestReservedBytesThatAreNoChecksumsAreExplained(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		c := w.connect(t, "app.db")
+		if _, err := c.FileControl("main", sqlite3.FCNTL_RESERVE_BYTES, 8); err != nil {
+			t.Fatal(err)
+		}
+		mustExec(t, c, "PRAGMA locking_mode=EXCLUSIVE; PRAGMA page_size=512; CREATE TABLE t (x)")
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s := w.store(t, withSources(w.database("app.db")))
+		good := mustCreate(t, s).Stamp // with checksums
+		spoil := func(data []byte) []byte {
+			for page := 512; page <= len(data); page += 512 {
+				clear(data[page-8 : page])
+			}
+			return data
+		}
+		w.edit(t, "app.db", spoil)
+		_, err := s.Create(t.Context(), nil)
+		if !errors.Is(err, sqlite3.IOERR_DATA) || !strings.Contains(err.Error(), "8 reserved bytes") {
+			t.Errorf("got %v", err)
+		}
+		w.edit(t, in(good, "db/app.db"), spoil)
+		if err := w.validate(t, s, good, nil).Err(); !strings.Contains(err.Error(), "8 reserved bytes") {
+			t.Errorf("validated: %v", err)
+		}
+	})
+}
+
 // crash runs SQL on a database and leaves its files as a crash then would:
 // with the journal or the WAL that there is before the connection is closed.
 func (w *world) crash(t *testing.T, name, sql string) {

@@ -154,6 +154,8 @@
 //     read transactions begin first, so that it waits for the databases that
 //     are copied before its own, too: those that are Sources in their order,
 //     then those in Trees. It waits as long as its own busy timeout says.
+//   - A database with 8 reserved bytes per page that are not the checksums of
+//     https://sqlite.org/cksumvfs.html cannot be copied.
 //   - A database in WAL mode cannot be copied from a read-only mount: whoever
 //     reads it writes to its -shm.
 //   - The live database is opened as any client would open it. If the

@@ -64,7 +64,7 @@ func setBusyTimeout(ctx context.Context, conn *sql.Conn, ms int64) error {
 	return err
 }
 
-// hostBusy is busyError for the errors of any driver, each of which has its
+// hostBusy is explain for the errors of any driver, each of which has its
 // own way to carry SQLite's result code: modernc's a method Code, mattn's a
 // field. See https://sqlite.org/rescode.html.
 func hostBusy(err error) error {
@@ -82,5 +82,5 @@ func hostBusy(err error) error {
 			return fmt.Errorf("%w: %w", ErrBusy, err)
 		}
 	}
-	return busyError(err)
+	return explain(err)
 }

@@ -138,7 +138,7 @@ func pinDatabase(ctx context.Context, db place, patience time.Duration) (p *pin,
 			return fmt.Errorf("%w: a database in WAL mode can only be read where its directory, its -wal and its -shm can be written to", err)
 		}
 		if err != nil {
-			return busyError(err)
+			return explain(err)
 		}
 		p.pageSize, err = queryInt(p.conn, "PRAGMA page_size")
 		return err
@@ -379,10 +379,15 @@ func waitBusy(patience time.Duration) func(ctx context.Context, count int) bool 
 	}
 }
 
-// busyError makes SQLite's word for a lock that was not to be had ours too.
-func busyError(err error) error {
-	if errors.Is(err, sqlite3.BUSY) || errors.Is(err, sqlite3.LOCKED) {
+// explain makes SQLite's word for a lock that was not to be had ours too, and
+// says what the driver means by an error of the disk that may be none: it
+// takes 8 reserved bytes per page for checksums.
+func explain(err error) error {
+	switch {
+	case errors.Is(err, sqlite3.BUSY), errors.Is(err, sqlite3.LOCKED):
 		return fmt.Errorf("%w: %w", ErrBusy, err)
+	case errors.Is(err, sqlite3.IOERR_DATA):
+		return fmt.Errorf("%w: the database has 8 reserved bytes per page, and in one they are not the checksum of https://sqlite.org/cksumvfs.html: either that page is damaged, or they serve another purpose; then write the database anew without them, as sqlite3 OLD .dump | sqlite3 NEW does", err)
 	}
 	return err
 }
@@ -420,7 +425,7 @@ func (p *pin) copyTo(ctx context.Context, dst afero.File, moved func(n int64)) (
 			}
 			done, err := backup.Step(batch)
 			if err != nil {
-				return busyError(err)
+				return explain(err)
 			}
 			now := backup.PageCount() - backup.Remaining()
 			moved(int64(now-copied) * p.pageSize)
@@ -511,7 +516,7 @@ func startsDatabase(r io.ReaderAt) (bool, error) {
 
 // problemOf tells damage from a check that could not be run.
 func problemOf(op string, err error) []Problem {
-	p := Problem{Code: CodeCheckFailed, Detail: op + ": " + err.Error()}
+	p := Problem{Code: CodeCheckFailed, Detail: op + ": " + explain(err).Error()}
 	switch {
 	case errors.Is(err, sqlite3.CORRUPT), errors.Is(err, sqlite3.NOTADB):
 		p.Code = CodeDatabaseCorrupt
