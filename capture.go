@@ -8,7 +8,6 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 )
 
@@ -63,13 +62,19 @@ func (c *capture) locateSources(ctx context.Context, sources []Source) error {
 			continue
 		}
 		if err != nil {
-			if !strings.Contains(err.Error(), t.Path) {
-				err = fmt.Errorf("%s: %w", t.Path, err)
-			}
-			return fmt.Errorf("source %q: %w", t.Name, err)
+			return fmt.Errorf("source %q: %w", t.Name, t.named(err))
 		}
 	}
 	return nil
+}
+
+// named gives an error the target's path, unless it names that, or something
+// below it.
+func (t *target) named(err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok && within(e.Path, t.Path) {
+		return err
+	}
+	return fmt.Errorf("%s: %w", t.Path, err)
 }
 
 func (t *target) close() {

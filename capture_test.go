@@ -1951,6 +1951,18 @@ func TestSourceOfTheWrongKindIsRefused(t *testing.T) {
 	})
 }
 
+// An error names the path that is configured, also if what it is about has a
+// name that begins like it.
+func TestDanglingLinkIsNamed(t *testing.T) {
+	eachNativeFs(t, func(t *testing.T, w *world) {
+		w.symlink(t, "file.missing", "file")
+		_, err := w.store(t, withSources(w.file("file"))).Create(t.Context(), nil)
+		if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), w.path("file")+": ") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
 // A file that is copied without its WAL is no backup of a database.
 func TestDatabaseAsAFileIsRefused(t *testing.T) {
 	eachFs(t, func(t *testing.T, w *world) {

@@ -3,7 +3,7 @@ package backup
 import (
 	"database/sql"
 	"errors"
-	"fmt"
+	"io/fs"
 	"reflect"
 	"runtime/debug"
 	"slices"
@@ -81,7 +81,7 @@ func (h heldFiles) check(p place) error {
 		return nil // to be told by who opens it
 	}
 	if h[fileID(fi.sys, p.full())] {
-		return fmt.Errorf("%s: %w", p.full(), ErrForeignDriver)
+		return &fs.PathError{Op: "open", Path: p.full(), Err: ErrForeignDriver}
 	}
 	return nil
 }
