@@ -151,7 +151,10 @@ func (ss *session) create(ctx context.Context, req createRequest) (snap *Snapsho
 	defer out.close()
 	defer func() {
 		if err != nil && !errors.Is(err, ErrDurabilityUnknown) {
-			err = errors.Join(err, notRemoved(stamp, ss.remove(stamp)))
+			err = errors.Join(err, notRemoved(ss.remove(stamp)))
+		}
+		if err != nil {
+			err = fmt.Errorf("%s: %w", stamp, err)
 		}
 	}()
 	if err := ss.snapshots.syncDir("."); err != nil {
@@ -173,9 +176,9 @@ func (ss *session) create(ctx context.Context, req createRequest) (snap *Snapsho
 }
 
 // notRemoved says that something is left, if err says so.
-func notRemoved(stamp string, err error) error {
+func notRemoved(err error) error {
 	if err != nil {
-		err = fmt.Errorf("what was written of %s could not be removed: %w", stamp, err)
+		err = fmt.Errorf("what was written could not be removed: %w", err)
 	}
 	return err
 }

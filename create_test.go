@@ -1143,3 +1143,22 @@ func TestSourceThatIsNamedLikeAFileOfTheSnapshotIsRefusedOrKept(t *testing.T) {
 		})
 	}
 }
+
+// Errors name the snapshot that they are about.
+func TestErrorsNameTheSnapshot(t *testing.T) {
+	w := newWorld(t, afero.NewMemMapFs(), "/srv")
+	w.seed(t)
+	stamp := w.create(t, w.store(t)).Stamp
+	s := w.faulty(t, func(op, p string) error {
+		if (op == "write" || op == "readdir") && strings.Contains(p, "/snapshots/") {
+			return syscall.EIO
+		}
+		return nil
+	})
+	if _, err := s.Create(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "backup: create: 20260411T100400Z: copy source") {
+		t.Errorf("create: %v", err)
+	}
+	if _, err := s.Validate(t.Context(), stamp, nil); err == nil || !strings.Contains(err.Error(), "backup: validate "+stamp+": ") {
+		t.Errorf("validate: %v", err)
+	}
+}

@@ -416,7 +416,7 @@ func Example_adminEndpoints() {
 	// 422 {"error":"include: no source \"chrome\""}
 	// 200 1
 	// 200
-	// 400 {"error":"backup: validate: invalid stamp: want one like 20060102T150405Z (got \"yesterday\")"}
+	// 400 {"error":"backup: validate yesterday: invalid stamp: want one like 20060102T150405Z (got \"yesterday\")"}
 	// 404
 	// 409 true
 }

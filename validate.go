@@ -56,7 +56,7 @@ func (s *Store) Validate(ctx context.Context, stamp string, opts *ValidateOption
 	}
 	report, err := s.validate(ctx, stamp, level)
 	if err != nil {
-		return nil, fmt.Errorf("backup: validate: %w", err)
+		return nil, fmt.Errorf("backup: validate %s: %w", stamp, err)
 	}
 	return report, nil
 }
