@@ -27,7 +27,7 @@ func (s *Store) probeSource(ctx context.Context, src *Source) error {
 			running = probeRunning(ctx, at)
 		}
 		return running
-	}) // what cannot be read is for those who need to
+	})
 	return running
 }
 
@@ -51,7 +51,7 @@ func (s *Store) eachLive(ctx context.Context, src *Source, fn walkFunc) error {
 				return skip(fi)
 			}
 			return fn(at, name, fi)
-		}, exceptGone)
+		}, func(string, error) error { return nil }) // what cannot be read is for those who need to
 	}
 	for _, suffix := range append([]string{""}, sidecars...) {
 		at := place{d, base + suffix}

@@ -29,7 +29,8 @@ type RestoreOptions struct {
 	// Accept lists codes of problems that were recorded when the snapshot
 	// was taken and that are not to stand in the way: CodeFileChanged,
 	// CodeFileVanished, CodeRawCopy. The bytes must be as they were copied
-	// all the same. For safety snapshots all three are accepted.
+	// all the same. For safety snapshots all that was
+	// recorded is accepted.
 	Accept []Code
 }
 

@@ -70,7 +70,7 @@ func (s *Snapshot) good() bool {
 type SourceState struct {
 	Name     string `json:"name"`
 	Kind     Kind   `json:"kind"`
-	Captured bool   `json:"captured"` // false: missing and optional, or not asked for
+	Captured bool   `json:"captured"` // false: missing and optional, vanished, or not asked for
 	Path     string `json:"path"`     // in the snapshot's directory, slash-separated; "" if not captured
 	Files    int    `json:"files"`    // regular files and databases
 	Bytes    int64  `json:"bytes"`
