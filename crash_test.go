@@ -477,7 +477,7 @@ func TestPowerCutsDuringRecover(t *testing.T) {
 }
 
 // cutRecover lets Recover loose on what a crash before operation cut left,
-// and cuts it short, or lets it fail, at every fifth operation, other ones for
+// and cuts it short, or lets it fail, at every thirteenth operation, other ones for
 // other cuts: all of them would be millions of states.
 func (f *fixture) cutRecover(t *testing.T, label string, cut int, left *crashfs.FS, done error) (states int) {
 	t.Helper()
@@ -489,7 +489,7 @@ func (f *fixture) cutRecover(t *testing.T, label string, cut int, left *crashfs.
 	}
 	done = cmp.Or(done, error(crashfs.ErrPowerCut))
 	for n := range cutPoints(recover().Log()) {
-		if (n+cut)%5 != 0 {
+		if (n+cut)%13 != 0 {
 			continue
 		}
 		failed := recover(crashfs.Fault{At: n - 1, Effect: crashfs.FailAfter})
