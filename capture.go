@@ -15,6 +15,7 @@ import (
 type target struct {
 	*Source
 	place                 // its name is "." for a tree; no directory if it is missing
+	files     int         // how many it will be, about
 	bytes     int64       // what it will take, about
 	layout    *treeLayout // of a tree
 	databases []place     // of a tree, the ones to pin before anything is copied
@@ -33,6 +34,8 @@ type capture struct {
 	out     *dir
 	lenient bool // a safety snapshot: no state is too bad to be copied
 	targets []*target
+
+	open []openDirectory // within out, each in the one before
 
 	held heldFiles
 
@@ -110,7 +113,13 @@ func (c *capture) locate(ctx context.Context, t *target) (err error) {
 		}
 	}
 	if t.Kind == File && !c.lenient {
-		return refuseDatabase(t.place, fi)
+		// Its copy would lack what is in its WAL alone, and a restore would
+		// leave a WAL that belongs to another.
+		isDB, err := hasDatabaseHeader(t.place, fi)
+		if isDB {
+			err = &fs.PathError{Op: "open", Path: t.full(), Err: errors.New("a SQLite database: make the source's kind \"database\"")}
+		}
+		return err
 	}
 	if t.Kind == Database {
 		if wal, err := t.beside("-wal").lstat(); err == nil {
@@ -118,17 +127,6 @@ func (c *capture) locate(ctx context.Context, t *target) (err error) {
 		}
 	}
 	return nil
-}
-
-// refuseDatabase refuses a File that is a database: its copy would lack what
-// is in its WAL alone, and a restore would leave a WAL that belongs to
-// another.
-func refuseDatabase(at place, fi fileInfo) error {
-	isDB, err := hasDatabaseHeader(at, fi)
-	if isDB {
-		err = &fs.PathError{Op: "open", Path: at.full(), Err: errors.New("a SQLite database: make the source's kind \"database\"")}
-	}
-	return err
 }
 
 // hasSidecars reports whether a Database has left files beside it.
@@ -148,6 +146,7 @@ func (c *capture) scan(ctx context.Context, t *target) error {
 		if t.layout.isHole(name) || fi.isStore(t.layout.store) {
 			return skip(fi)
 		}
+		t.files++
 		t.bytes += fi.size
 		if err := c.held.check(at); err != nil {
 			return err
@@ -185,6 +184,17 @@ func (c *capture) bytes() int64 {
 // then files and trees.
 func (c *capture) run(ctx context.Context) error {
 	defer c.release()
+	files := 0
+	for _, t := range c.targets {
+		files += t.files
+	}
+	if err := c.out.beginBatch(files); err != nil {
+		return err
+	}
+	defer c.out.dropBatch()
+	for _, t := range c.targets {
+		c.foldLogs(ctx, t)
+	}
 	for _, t := range c.targets {
 		if err := c.pinTarget(ctx, t); err != nil {
 			return fmt.Errorf("source %q: %w", t.Name, err)
@@ -201,11 +211,16 @@ func (c *capture) run(ctx context.Context) error {
 		}
 	}
 	c.entries.sort()
-	return nil
+	return c.out.endBatch()
 }
 
-// release ends what pins and quiescence are left after an error.
+// release ends what pins and quiescence are left after an error, and closes
+// what is open.
 func (c *capture) release() {
+	for _, d := range c.open {
+		d.dir.close()
+	}
+	c.open = nil
 	for _, p := range c.pins {
 		p.close()
 	}
@@ -247,6 +262,20 @@ func (c *capture) pinTarget(ctx context.Context, t *target) error {
 		c.cfg.Logger.WarnContext(ctx, "database cannot be copied hot", "path", db.full(), "error", err)
 	}
 	return nil
+}
+
+// foldLogs prepares the databases of a target to be copied as files. For a
+// safety snapshot, that of a service that is stopped, they are left alone.
+func (c *capture) foldLogs(ctx context.Context, t *target) {
+	if t.dir == nil || c.lenient {
+		return
+	}
+	for _, db := range t.databases {
+		foldLog(ctx, db)
+	}
+	if t.Kind == Database && t.DB == nil {
+		foldLog(ctx, t.place)
+	}
 }
 
 // quiesce holds off the writers of a target until its copy is done, or all
@@ -294,7 +323,7 @@ func (c *capture) copyTarget(ctx context.Context, t *target) error {
 	if last := len(c.entries) - 1; err == nil && string(c.entries[last].Path) == t.Name {
 		// Nothing came of it: a restore must not take that for "there was none".
 		c.entries = c.entries[:last]
-		return c.out.remove(t.Name)
+		return c.at(t.Name).remove()
 	}
 	return errors.Join(err, c.out.syncDir(t.Name))
 }
@@ -308,13 +337,40 @@ func (t *target) copyPath() string {
 }
 
 func (c *capture) makeDir(name string, fi fileInfo) error {
-	if err := c.out.mkdir(name); err != nil {
+	out := c.at(name)
+	if err := out.dir.mkdir(out.name); err != nil {
 		return err
 	}
+	dir, err := out.dir.sub(out.name)
+	if err != nil {
+		return err
+	}
+	c.open = append(c.open, openDirectory{name, dir})
 	e := entry{Path: rawString(name), Type: typeDir}
 	e.setAttributes(fi)
 	c.entries = append(c.entries, e)
 	return nil
+}
+
+// An openDirectory is one of the snapshot, by its path in that.
+type openDirectory struct {
+	path string
+	dir  *dir
+}
+
+// at returns the place of what is written next. The directories that lead to
+// it stay open: to begin from the snapshot's own for each file would cost more
+// than to write it.
+func (c *capture) at(to string) place {
+	for len(c.open) > 0 {
+		last := c.open[len(c.open)-1]
+		if last.path == path.Dir(to) {
+			return place{last.dir, path.Base(to)}
+		}
+		last.dir.close()
+		c.open = c.open[:len(c.open)-1]
+	}
+	return place{c.out, to}
 }
 
 func (c *capture) note(code Code, t *target, name string, detail string) {

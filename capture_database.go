@@ -17,9 +17,9 @@ func (c *capture) copyDatabase(ctx context.Context, t *target, from place, to st
 	if err != nil && !t.hasSidecars() {
 		return sourceError{err}
 	}
-	err = c.copyHot(ctx, t, from, fi, to)
+	sum, err := c.copyHot(ctx, t, from, fi, to)
 	if err == nil {
-		err = c.record(ctx, to, fi)
+		err = c.record(ctx, to, fi, sum)
 	}
 	if err == nil || ctx.Err() != nil || !isSourceError(err) {
 		return err
@@ -44,16 +44,23 @@ func (c *capture) copyDatabase(ctx context.Context, t *target, from place, to st
 // files may not fit together.
 func (c *capture) mayCopyRaw(err error) bool { return c.lenient || isDamage(err) }
 
-func (c *capture) copyHot(ctx context.Context, t *target, from place, fi fileInfo, to string) error {
+// copyHot returns the SHA-256 of the copy, if it comes by the way.
+func (c *capture) copyHot(ctx context.Context, t *target, from place, fi fileInfo, to string) (sum string, err error) {
 	if t.DB != nil {
-		return c.vacuumInto(ctx, t, to)
+		return "", c.vacuumInto(ctx, t, to)
 	}
 	p, err := c.pinned(ctx, from, fi)
 	if err != nil {
-		return sourceError{fmt.Errorf("%s: %w", from.full(), err)}
+		return "", sourceError{fmt.Errorf("%s: %w", from.full(), err)}
 	}
 	defer p.close()
-	return c.out.createFile(to, func(f afero.File) error {
+	out := c.at(to)
+	err = out.dir.createFile(out.name, func(f afero.File) error {
+		if src, size, ok := p.mainFile(); ok {
+			done, err := copyHashed(ctx, f, sourceAt{src}, size, c.moved(t))
+			sum = done.sha256
+			return err
+		}
 		w := &writeErrors{File: f}
 		err := p.copyTo(ctx, w, c.moved(t))
 		if err != nil && w.err == nil {
@@ -61,6 +68,7 @@ func (c *capture) copyHot(ctx context.Context, t *target, from place, fi fileInf
 		}
 		return err
 	})
+	return sum, err
 }
 
 // pinned returns the pin of a database, which is the caller's now, or pins it
@@ -167,19 +175,21 @@ func (c *capture) copyRaw(ctx context.Context, t *target, from place, to, why st
 	return nil
 }
 
-// record adds the entry of a database's copy, which SQLite wrote in an order
-// of its own. In a safety snapshot a copy that fails SQLite's checks is
+// record adds the entry of a database's copy, which SQLite may have written in
+// an order of its own, so that there is no sum yet. In a safety snapshot a copy that fails SQLite's checks is
 // taken back, as it would be no way to undo a restore.
-func (c *capture) record(ctx context.Context, to string, fi fileInfo) error {
+func (c *capture) record(ctx context.Context, to string, fi fileInfo, sum string) error {
 	f, written, err := c.out.open(to)
 	if err != nil {
 		return err
 	}
 	defer f.Close() // nothing was written
-	e := entry{Path: rawString(to), Type: typeDatabase, Size: written.size}
+	e := entry{Path: rawString(to), Type: typeDatabase, Size: written.size, SHA256: sum}
 	e.setAttributes(fi)
-	if e.SHA256, err = hashOf(ctx, f); err != nil {
-		return err
+	if sum == "" {
+		if e.SHA256, err = hashOf(ctx, f); err != nil {
+			return err
+		}
 	}
 	if c.lenient {
 		problems, err := checkCopy(ctx, f, e.Size, ValidateFull, nil)

@@ -2,8 +2,6 @@ package backup
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -26,7 +24,7 @@ func skip(fi fileInfo) error {
 
 // hasDatabaseHeader reports whether a file is a SQLite database.
 func hasDatabaseHeader(at place, fi fileInfo) (bool, error) {
-	if fi.size < 512 { // the smallest page
+	if fi.size < leastDatabase {
 		return false, nil
 	}
 	f, _, err := at.open()
@@ -37,11 +35,11 @@ func hasDatabaseHeader(at place, fi fileInfo) (bool, error) {
 		return false, err
 	}
 	defer f.Close() // nothing was written
-	is, err := startsDatabase(f)
-	if err == io.EOF || err == io.ErrUnexpectedEOF { // it was truncated meanwhile
-		err = nil
+	err = refuseDatabase(f, fi.size)
+	if err == errIsDatabase {
+		return true, nil
 	}
-	return is, err
+	return false, err
 }
 
 // copyTree copies what is in a tree. The tree must hold still as little as a
@@ -73,7 +71,7 @@ func (c *capture) copyTree(ctx context.Context, t *target) error {
 		if err := c.held.check(at); err != nil {
 			return err
 		}
-		kind, err := c.copyTreeFile(ctx, t, at, to, fi)
+		kind, err := c.copyTreeFile(ctx, t, at, to)
 		databases[name] = kind
 		return err
 	}, func(name string, err error) error {
@@ -96,24 +94,38 @@ func (c *capture) copyTree(ctx context.Context, t *target) error {
 	return nil
 }
 
-// copyTreeFile copies one file of a tree, and returns as what.
-func (c *capture) copyTreeFile(ctx context.Context, t *target, at place, to string, fi fileInfo) (kind entryType, err error) {
-	isDB := c.pins[at.full()] != nil
-	if !isDB {
-		if isDB, err = hasDatabaseHeader(at, fi); err != nil {
-			return "", c.missed(t, to, sourceError{err})
-		}
+// errIsDatabase: a file of a tree is to be copied hot.
+var errIsDatabase = errors.New("a SQLite database")
+
+func refuseDatabase(r io.ReaderAt, size int64) error {
+	if size < leastDatabase {
+		return nil
 	}
-	if isDB {
-		err = c.copyDatabase(ctx, t, at, to)
-	} else {
+	is, err := startsDatabase(r)
+	if err == io.EOF || err == io.ErrUnexpectedEOF { // it was truncated meanwhile
+		err = nil
+	}
+	if is {
+		err = errIsDatabase
+	}
+	return err
+}
+
+// copyTreeFile copies one file of a tree, and returns as what.
+func (c *capture) copyTreeFile(ctx context.Context, t *target, at place, to string) (kind entryType, err error) {
+	err = errIsDatabase
+	if c.pins[at.full()] == nil {
 		err = c.copyFile(ctx, t, at, to, typeFile)
+	}
+	if err == errIsDatabase {
+		err = c.copyDatabase(ctx, t, at, to)
 	}
 	if err != nil {
 		return "", c.missed(t, to, err)
 	}
 	e := c.entries[len(c.entries)-1]
-	return e.Type, c.out.setAttributes(to, e.perm()|0o600, e.MTime)
+	out := c.at(to)
+	return e.Type, out.dir.setAttributes(out.name, e.perm()|0o600, e.MTime)
 }
 
 // missed notes what was listed and is gone, or is something else by now, or
@@ -166,15 +178,26 @@ func isSourceError(err error) bool {
 	return isSourceError(errors.Unwrap(err))
 }
 
-// A sourceReader marks the errors of a reader.
-type sourceReader struct{ io.Reader }
+// A sourceAt marks the errors of reading.
+type sourceAt struct{ io.ReaderAt }
 
-func (r sourceReader) Read(p []byte) (int, error) {
-	n, err := r.Reader.Read(p)
-	if err != nil && err != io.EOF {
-		err = sourceError{err}
+func (r sourceAt) ReadAt(p []byte, off int64) (int, error) {
+	n, err := r.ReaderAt.ReadAt(p, off)
+	switch err {
+	case nil, io.EOF:
+		return n, err
+	case io.ErrUnexpectedEOF: // which afero's MemMapFs says at the end
+		return n, io.EOF
 	}
-	return n, err
+	return n, sourceError{err}
+}
+
+// Fd lets a file that has a descriptor be cloned.
+func (r sourceAt) Fd() uintptr {
+	if file, ok := r.ReaderAt.(interface{ Fd() uintptr }); ok {
+		return file.Fd()
+	}
+	return ^uintptr(0) // is no descriptor
 }
 
 func (c *capture) copyLink(t *target, at place, to string) error {
@@ -182,7 +205,8 @@ func (c *capture) copyLink(t *target, at place, to string) error {
 	if err != nil {
 		return c.missed(t, to, sourceError{err})
 	}
-	if err := c.out.symlink(link, to); err != nil {
+	out := c.at(to)
+	if err := out.dir.symlink(link, out.name); err != nil {
 		return err
 	}
 	c.entries = append(c.entries, entry{Path: rawString(to), Type: typeLink, Target: rawString(link)})
@@ -197,7 +221,7 @@ const copyAttempts = 3
 // after some attempts noted.
 func (c *capture) copyFile(ctx context.Context, t *target, from place, to string, kind entryType) error {
 	for attempt := 1; ; attempt++ {
-		e, stable, err := c.tryCopyFile(ctx, t, from, to)
+		e, stable, err := c.tryCopyFile(ctx, t, from, to, kind)
 		if err != nil {
 			return err
 		}
@@ -205,11 +229,10 @@ func (c *capture) copyFile(ctx context.Context, t *target, from place, to string
 			if !stable {
 				c.note(CodeFileChanged, t, to, fmt.Sprintf("changed under each of %d attempts to copy it", attempt))
 			}
-			e.Type = kind
 			c.entries = append(c.entries, e)
 			return nil
 		}
-		if err := c.out.remove(to); err != nil {
+		if err := c.at(to).remove(); err != nil {
 			return err
 		}
 	}
@@ -217,54 +240,66 @@ func (c *capture) copyFile(ctx context.Context, t *target, from place, to string
 
 // tryCopyFile copies as much as the file had when it was opened, and reports
 // whether that was all of one instant.
-func (c *capture) tryCopyFile(ctx context.Context, t *target, from place, to string) (e entry, stable bool, err error) {
-	src, before, err := from.open()
+func (c *capture) tryCopyFile(ctx context.Context, t *target, from place, to string, kind entryType) (e entry, stable bool, err error) {
+	f, before, err := from.open()
 	if err != nil {
 		return e, false, sourceError{err}
 	}
-	defer src.Close() // nothing was written
-	e = entry{Path: rawString(to)}
-	e.setAttributes(before)
-	hash := sha256.New()
+	defer f.Close() // nothing was written
+	src := sourceAt{f}
+	if t.Kind == Tree && kind == typeFile {
+		if err := refuseDatabase(src, before.size); err != nil {
+			return e, false, err
+		}
+	}
+	var done copied
 	var written fs.FileInfo
-	err = c.out.createFile(to, func(f afero.File) error {
-		e.Size, err = copyBytes(ctx, io.MultiWriter(f, hash), io.LimitReader(sourceReader{src}, before.size), c.moved(t))
-		if err != nil {
+	out := c.at(to)
+	err = out.dir.createFile(out.name, func(dst afero.File) error {
+		if done, err = copyHashed(ctx, dst, src, before.size, c.moved(t)); err != nil {
 			return err
 		}
-		written, err = f.Stat()
+		written, err = dst.Stat()
 		return err
 	})
 	if err != nil {
 		return e, false, err
 	}
-	e.SHA256 = hex.EncodeToString(hash.Sum(nil))
+	e = entry{Path: rawString(to), Type: kind, Size: done.size, SHA256: done.sha256}
+	e.setAttributes(before)
 	// What counts is the file that was opened: if another one has its name
 	// by now, it was whole before.
-	fi, err := src.Stat()
+	fi, err := f.Stat()
 	if err != nil {
-		return e, false, errors.Join(sourceError{err}, c.out.remove(to))
-	}
-	after := newFileInfo(fi)
-	if e.Size != before.size {
-		return e, false, nil
+		return e, false, errors.Join(sourceError{err}, out.remove())
 	}
 	// A write within the same tick of the clock leaves the time as it was.
 	const tick = 2 * time.Second // FAT's, the coarsest
-	if after.unchanged(before) && written.ModTime().Sub(before.mtime).Abs() > tick {
+	if newFileInfo(fi).unchanged(before) && done.size == before.size && written.ModTime().Sub(before.mtime).Abs() > tick {
 		return e, true, nil
 	}
-	// Something was written: if all of what was copied reads the same again,
-	// it was of one instant, as a log is that grew.
-	again, err := hashOf(ctx, sourceReader{io.NewSectionReader(src, 0, before.size)})
+	stable, err = c.isOfOneInstant(ctx, &e, src, out, done)
 	if err != nil {
-		err = errors.Join(err, c.out.remove(to))
+		err = errors.Join(err, out.remove())
 	}
-	return e, again == e.SHA256, err
+	return e, stable && done.size == before.size, err
 }
 
-func hashOf(ctx context.Context, r io.Reader) (string, error) {
-	hash := sha256.New()
-	_, err := copyBytes(ctx, hash, r, func(int64) {})
-	return hex.EncodeToString(hash.Sum(nil)), err
+// isOfOneInstant reports whether a file that may have been written to was
+// copied as it was at one instant: if all of what was copied reads the same
+// again, it was, as a log is that grew. Of a clone the sum must be that of its
+// own bytes.
+func (c *capture) isOfOneInstant(ctx context.Context, e *entry, src sourceAt, out place, done copied) (bool, error) {
+	if !done.cloned {
+		again, err := hashOf(ctx, io.NewSectionReader(src, 0, done.size))
+		return again == e.SHA256, err
+	}
+	f, info, err := out.open()
+	if err != nil {
+		return false, err
+	}
+	defer f.Close() // nothing was written
+	e.Size = info.size
+	e.SHA256, err = hashOf(ctx, f)
+	return e.SHA256 == done.sha256, err
 }

@@ -37,6 +37,7 @@ func sampled(n, every int) bool { return *crashFull || n%every == 0 }
 // A scenario is an operation to be interrupted.
 type scenario struct {
 	name    string
+	atOnce  bool                                             // on a file system with one sync for all
 	prepare func(t *testing.T, w *world)                     // after the fixture's
 	run     func(ctx context.Context, s *backup.Store) error // the operation
 	// after checks what must hold in the state after an interruption, given
@@ -91,6 +92,9 @@ func (w *world) mutate(t *testing.T) {
 func (w *world) crashStore(t *testing.T) *backup.Store {
 	return w.store(t, func(cfg *backup.Config) {
 		cfg.BusyTimeout = time.Nanosecond
+		if w.atOnce {
+			cfg.Fs = syncsAtOnce{w.crashFs()}
+		}
 		cfg.Sources = []backup.Source{
 			{Name: "app", Kind: backup.Database, Path: w.path("data/app.db")},
 			{Name: "reg", Kind: backup.File, Path: w.path("reg.json")},
@@ -99,8 +103,15 @@ func (w *world) crashStore(t *testing.T) *backup.Store {
 	})
 }
 
+// A syncsAtOnce is a file system with one sync for all of it, as Linux has.
+type syncsAtOnce struct{ *crashfs.FS }
+
+func (fsys syncsAtOnce) SyncFS() error { return fsys.SyncAll() }
+
 // on returns the world on another file system.
-func (w *world) on(fsys afero.Fs) *world { return &world{fs: fsys, root: w.root, now: w.now} }
+func (w *world) on(fsys afero.Fs) *world {
+	return &world{fs: fsys, root: w.root, now: w.now, atOnce: w.atOnce}
+}
 
 func (w *world) crashFs() *crashfs.FS { return w.fs.(*crashfs.FS) }
 
@@ -159,26 +170,25 @@ func (w *world) reboot(t *testing.T, fsys *crashfs.FS) *outcome {
 
 var scenarios = []scenario{
 	{
-		name: "create",
-		run: func(ctx context.Context, s *backup.Store) error {
-			snap, err := s.Create(ctx, nil)
-			if err == nil && !snap.Validated {
-				return errUnread
-			}
-			return err
-		},
-		after: func(t *testing.T, before, _, after *outcome, done error) {
-			if after.live != before.live {
-				t.Errorf("live state:\n%s\nwant:\n%s", after.live, before.live)
-			}
-			added := len(after.good()) - len(before.good())
-			if added < 0 || done == nil && added != 1 || done != nil && added != 0 && !mayBeDone(done) {
-				t.Errorf("%d snapshots more, and the operation said %v", added, done)
-			}
-		},
+		name:  "create",
+		run:   createValid,
+		after: afterCreate,
+	},
+	{
+		name:   "create_with_one_sync",
+		atOnce: true,
+		run:    createValid,
+		after:  afterCreate,
 	},
 	{
 		name:    "restore",
+		prepare: func(t *testing.T, w *world) { w.mutate(t) },
+		run:     restoreNewest,
+		after:   afterRestore,
+	},
+	{
+		name:    "restore_with_one_sync",
+		atOnce:  true,
 		prepare: func(t *testing.T, w *world) { w.mutate(t) },
 		run:     restoreNewest,
 		after:   afterRestore,
@@ -259,6 +269,24 @@ var scenarios = []scenario{
 	},
 }
 
+func createValid(ctx context.Context, s *backup.Store) error {
+	snap, err := s.Create(ctx, nil)
+	if err == nil && !snap.Validated {
+		return errUnread
+	}
+	return err
+}
+
+func afterCreate(t *testing.T, before, _, after *outcome, done error) {
+	if after.live != before.live {
+		t.Errorf("live state:\n%s\nwant:\n%s", after.live, before.live)
+	}
+	added := len(after.good()) - len(before.good())
+	if added < 0 || done == nil && added != 1 || done != nil && added != 0 && !mayBeDone(done) {
+		t.Errorf("%d snapshots more, and the operation said %v", added, done)
+	}
+}
+
 // restoreNewest restores the newest snapshot.
 func restoreNewest(ctx context.Context, s *backup.Store) error {
 	snapshots, err := s.List(ctx)
@@ -311,6 +339,7 @@ type fixture struct {
 func (sc *scenario) fixture(t *testing.T) *fixture {
 	t.Helper()
 	w := crashWorld(t)
+	w.atOnce = sc.atOnce
 	if _, err := w.crashStore(t).Create(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}

@@ -24,6 +24,7 @@ type dir struct {
 	fs     afero.Fs
 	base   string // where it is, on fs or on the operating system
 	native bool   // fs is a rootFs: names go to it as they are
+	batch  *batch // if not nil, syncs are put off
 }
 
 // fileInfo is what lstat said at one instant. (An [fs.FileInfo] of afero's
@@ -261,7 +262,7 @@ func (d *dir) sub(name string) (*dir, error) {
 	}
 	parent, ok := d.fs.(rootFs)
 	if !ok {
-		return &dir{fs: d.fs, base: d.full(name)}, nil
+		return &dir{fs: d.fs, base: d.full(name), batch: d.batch}, nil
 	}
 	root, err := parent.root.OpenRoot(d.path(name))
 	if now, lstatErr := d.lstat(name); err != nil && lstatErr == nil && !now.isDir() {
@@ -270,7 +271,7 @@ func (d *dir) sub(name string) (*dir, error) {
 	if err != nil {
 		return nil, parent.full(err)
 	}
-	sub := &dir{fs: rootFs{root, d.full(name)}, base: d.full(name), native: true}
+	sub := &dir{fs: rootFs{root, d.full(name)}, base: d.full(name), native: true, batch: d.batch}
 	if now, err := sub.lstat("."); err != nil || !now.sameFile(fi) {
 		sub.close()
 		return nil, errors.Join(notDir, err)
@@ -472,7 +473,7 @@ func (d *dir) readDirBut(name string, lost func(base string, err error) error) (
 // syncDir makes the entries of the directory name durable: an fsync of a
 // file does not reach the name that it has, see fsync(2).
 func (d *dir) syncDir(name string) error {
-	if !syncsDirectories {
+	if !syncsDirectories || d.batch != nil {
 		return nil
 	}
 	f, err := d.fs.Open(d.path(name))

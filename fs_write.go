@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"path"
 	"slices"
-	"sync"
 
 	"github.com/spf13/afero"
 )
@@ -62,8 +61,8 @@ func (d *dir) checkNoMounts(name string) error {
 }
 
 // createFile makes the file name with what fill writes, and its bytes
-// durable. Its name is durable once the directory is synced. On failure
-// nothing is left.
+// durable, at once or at the end of a batch. Its name is durable once the
+// directory is synced. On failure nothing is left.
 func (d *dir) createFile(name string, fill func(f afero.File) error) (err error) {
 	f, err := d.create(name)
 	if err != nil {
@@ -76,7 +75,7 @@ func (d *dir) createFile(name string, fill func(f afero.File) error) (err error)
 	}()
 	// A failed sync is final: a second one may succeed without the data
 	// having reached the disk.
-	if err := errors.Join(fill(f), f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(fill(f), d.syncFile(f), f.Close()); err != nil {
 		return err
 	}
 	return nil
@@ -137,37 +136,4 @@ func writeFull(w io.Writer, data []byte) error {
 		err = io.ErrShortWrite
 	}
 	return err
-}
-
-// copyBuffer is the size of one step of a copy, and how far one runs past
-// the end of its context.
-const copyBuffer = 1 << 20 // bytes
-
-var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
-
-// copyBytes copies r to w and tells moved of each step. It is the one copy
-// loop.
-func copyBytes(ctx context.Context, w io.Writer, r io.Reader, moved func(n int64)) (int64, error) {
-	buf := copyBuffers.Get().(*[copyBuffer]byte)
-	defer copyBuffers.Put(buf)
-	var total int64
-	for {
-		if err := ctx.Err(); err != nil {
-			return total, err
-		}
-		n, err := r.Read(buf[:])
-		if n > 0 {
-			if err := writeFull(w, buf[:n]); err != nil {
-				return total, err
-			}
-			total += int64(n)
-			moved(int64(n))
-		}
-		if err == io.EOF {
-			return total, nil
-		}
-		if err != nil {
-			return total, err
-		}
-	}
 }

@@ -20,6 +20,8 @@ type world struct {
 	fs   afero.Fs
 	root string // where all of it lies
 	now  time.Time
+
+	atOnce bool // its stores sync many files at once: see syncsAtOnce
 }
 
 // start is when the clock of every world begins to run.

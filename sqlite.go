@@ -14,12 +14,11 @@ import (
 
 	"github.com/ncruces/go-sqlite3"
 	"github.com/ncruces/go-sqlite3/vfs"
-	"github.com/spf13/afero"
 
 	"github.com/atocore/backup/internal/aferovfs"
 )
 
-// Everything that opens SQLite is in this file.
+// Every connection is opened in this file, and every check of a copy made.
 
 // A conn is a connection to a database on any file system.
 type conn struct {
@@ -110,41 +109,6 @@ func openURI(ctx context.Context, uri string, flags sqlite3.OpenFlag, release fu
 	return &conn{c, release}, nil
 }
 
-// A pin is a connection to a live database within a read transaction: what
-// it reads is the database of one instant, whatever is written meanwhile.
-type pin struct {
-	*live
-	pageSize int64 // bytes
-}
-
-// pinDatabase starts a read transaction on the live database at db, waiting
-// at most patience for a writer that has it locked.
-func pinDatabase(ctx context.Context, db place, patience time.Duration) (p *pin, err error) {
-	l, err := openLive(ctx, db, patience)
-	if err != nil {
-		return nil, err
-	}
-	p = &pin{live: l}
-	defer func() {
-		if err != nil {
-			p.close()
-		}
-	}()
-	return p, guard(func() error {
-		// BEGIN alone takes no lock; the first read does. The schema's
-		// version is read without parsing the schema, which may be damaged.
-		err := p.begin("BEGIN; PRAGMA schema_version")
-		if errors.Is(err, sqlite3.CANTOPEN) { // https://sqlite.org/wal.html#readonly is more than the driver does
-			return fmt.Errorf("%w: a database in WAL mode can only be read where its directory, its -wal and its -shm can be written to", err)
-		}
-		if err != nil {
-			return explain(err)
-		}
-		p.pageSize, err = queryInt(p.conn, "PRAGMA page_size")
-		return err
-	})
-}
-
 // A live is a connection to the service's own database. SQLite opens that by
 // its path, and so do we look for what it has opened: a directory on the way
 // may have become a link to somewhere else, and be none again by now.
@@ -228,15 +192,8 @@ func (l *live) checkWAL() error {
 	if !l.db.dir.native {
 		return nil
 	}
-	main, err := l.file(sqlite3.FCNTL_FILE_POINTER)
-	if err != nil {
-		return err
-	}
-	// https://sqlite.org/fileformat.html#file_format_version_numbers: in other
-	// modes there is no WAL to be asked for.
-	version := make([]byte, 1)
-	if _, err := main.ReadAt(version, 19); err != nil || version[0] != 2 {
-		return err
+	if is, err := l.isWAL(); err != nil || !is {
+		return err // there is no WAL to be asked for
 	}
 	wal, err := l.file(sqlite3.FCNTL_JOURNAL_POINTER)
 	if err != nil {
@@ -252,6 +209,18 @@ func (l *live) checkWAL() error {
 		err = errors.Join(err, configErr)
 	}
 	return err
+}
+
+// isWAL reports whether the database is in WAL mode, without reading it through
+// SQLite: see https://sqlite.org/fileformat.html#file_format_version_numbers.
+func (l *live) isWAL() (bool, error) {
+	main, err := l.file(sqlite3.FCNTL_FILE_POINTER)
+	if err != nil {
+		return false, err
+	}
+	version := make([]byte, 1)
+	_, err = main.ReadAt(version, 19)
+	return version[0] == 2, err
 }
 
 // An osFile is a file of the operating system that SQLite has open.
@@ -392,51 +361,6 @@ func explain(err error) error {
 	return err
 }
 
-func (p *pin) close() {
-	p.Close() // nothing was written through it
-}
-
-// backupBatch is how many bytes one step of the online backup copies, and
-// how far it runs past the end of its context.
-const backupBatch = 4 << 20
-
-// copyTo writes the pinned database to dst, a new file, by SQLite's online
-// backup: https://sqlite.org/backup.html. As the source is pinned, no writer
-// makes it start again. What is written is not yet synced.
-func (p *pin) copyTo(ctx context.Context, dst afero.File, moved func(n int64)) (err error) {
-	vfsName, release := aferovfs.RegisterWriter(ctx, dst)
-	defer func() {
-		if releaseErr := release(); err == nil {
-			err = releaseErr // else the same again
-		}
-	}()
-	// A failed copy is thrown away: it needs no journal.
-	uri := fileURI(aferovfs.DB, url.Values{"vfs": {vfsName}, "_pragma": {"journal_mode(off)", "synchronous(off)"}})
-	return guard(func() (err error) {
-		backup, err := p.BackupInit("main", uri)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, backup.Close()) }()
-		batch := max(1, int(backupBatch/p.pageSize))
-		for copied := 0; ; {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			done, err := backup.Step(batch)
-			if err != nil {
-				return explain(err)
-			}
-			now := backup.PageCount() - backup.Remaining()
-			moved(int64(now-copied) * p.pageSize)
-			copied = now
-			if done {
-				return nil
-			}
-		}
-	})
-}
-
 // checkCopy runs SQLite's checks, and the host's, on a finished copy. It
 // returns what they found; the error is for a check that was cut short.
 func checkCopy(ctx context.Context, r io.ReaderAt, size int64, level Level, hostCheck func(context.Context, *sqlite3.Conn) error) ([]Problem, error) {
@@ -491,11 +415,14 @@ func runChecks(ctx context.Context, c *conn, level Level, hostCheck func(context
 	return problems, nil
 }
 
+// leastDatabase is the size of the smallest page, and so of the smallest
+// database.
+const leastDatabase = 512 // bytes
+
 // checkHeader finds what SQLite lets pass: to it an empty file is a sound,
 // empty database.
 func checkHeader(r io.ReaderAt, size int64) (problems []Problem, ok bool) {
-	const least = 512 // the smallest page
-	if size < least {
+	if size < leastDatabase {
 		return []Problem{{Code: CodeDatabaseCorrupt, Detail: fmt.Sprintf("%d bytes are no SQLite database", size)}}, false
 	}
 	switch is, err := startsDatabase(r); {

@@ -319,6 +319,10 @@ func (r *restorer) stageSwap(ctx context.Context, sw *swap) error {
 	if err != nil {
 		return err
 	}
+	if err := sw.dir.beginBatch(len(sw.entries)); err != nil {
+		return err
+	}
+	defer sw.dir.dropBatch()
 	for _, e := range sw.entries {
 		to := sw.staged(rawString(e.name))
 		if err := r.stageEntry(ctx, sw, e.entry, to); err != nil {
@@ -336,6 +340,9 @@ func (r *restorer) stageSwap(ctx context.Context, sw *swap) error {
 		if err := errors.Join(sw.dir.syncDir(to), sw.dir.setAttributes(to, e.perm(), e.MTime)); err != nil {
 			return err
 		}
+	}
+	if err := sw.dir.endBatch(); err != nil {
+		return err
 	}
 	return errors.Join(sw.dir.syncDir(path.Join(sw.Staging, "new")), sw.dir.syncDir(sw.Staging), sw.dir.syncDir("."))
 }

@@ -25,6 +25,8 @@ func (p place) lstat() (fileInfo, error)            { return p.dir.lstat(p.name)
 func (p place) open() (afero.File, fileInfo, error) { return p.dir.open(p.name) }
 func (p place) exists() (bool, error)               { return p.dir.exists(p.name) }
 
+func (p place) remove() error { return p.dir.remove(p.name) }
+
 // beside returns the place of the file that has suffix after its name.
 func (p place) beside(suffix string) place { return place{p.dir, p.name + suffix} }
 

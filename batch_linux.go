@@ -1,0 +1,48 @@
+package backup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// newBatch uses syncfs(2). What fails to be written is reported to whoever had
+// the file system open by then, so the directory stays open until the end.
+func newBatch(r rootFs) (*batch, error) {
+	if !syncfsReportsErrors() {
+		return nil, nil
+	}
+	f, err := r.root.Open(".")
+	if err != nil {
+		return nil, r.full(err)
+	}
+	sync := func() error {
+		return os.NewSyscallError("syncfs", ignoringEINTR(func() error { return unix.Syncfs(int(f.Fd())) }))
+	}
+	return &batch{sync: sync, end: func() { f.Close() }}, nil // nothing was written through it
+}
+
+func ignoringEINTR(fn func() error) error {
+	for {
+		if err := fn(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// syncfsReportsErrors reports whether the kernel is 5.8 or later: before,
+// syncfs(2) succeeded whatever became of the data.
+var syncfsReportsErrors = sync.OnceValue(func() bool {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return false
+	}
+	var major, minor int
+	if n, _ := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor); n != 2 {
+		return false
+	}
+	return major > 5 || major == 5 && minor >= 8
+})

@@ -1,0 +1,13 @@
+//go:build !linux
+
+package backup
+
+import (
+	"io"
+
+	"github.com/spf13/afero"
+)
+
+// cloneFile clones nothing. (What macOS has, clonefile(2), makes a new file,
+// and takes a path for it.)
+func cloneFile(afero.File, io.ReaderAt, int64) (bool, error) { return false, nil }
