@@ -279,11 +279,27 @@ func absolute(fsys afero.Fs, p string) (string, error) {
 	if strings.ContainsRune(p, 0) {
 		return "", fmt.Errorf("path %q has a NUL byte", p)
 	}
+	if goesUpAgain(p) {
+		return "", fmt.Errorf("path %q has .. after a name, which may be a link: write it without", p)
+	}
 	switch fsys.(type) {
 	case *afero.OsFs, afero.OsFs:
 		return filepath.Abs(p)
 	}
 	return filepath.Clean(p), nil // other file systems have no working directory
+}
+
+// goesUpAgain reports whether p has ".." after a name. To leave out both is
+// not what a system does if the name is that of a symbolic link.
+func goesUpAgain(p string) bool {
+	named := false
+	for name := range strings.SplitSeq(filepath.ToSlash(p), "/") {
+		if name == ".." && named {
+			return true
+		}
+		named = named || name != "" && name != "." && name != ".."
+	}
+	return false
 }
 
 var sourceNamePattern = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$`)

@@ -26,9 +26,9 @@ var newestOnly = &backup.Retention{Last: 1}
 var removeAllButNewest = &backup.CleanupOptions{Retention: newestOnly, Confirm: true}
 
 // faulty returns a store on which fail is asked before every operation.
-func (w *world) faulty(t *testing.T, fail func(op, path string) error) *backup.Store {
+func (w *world) faulty(t *testing.T, fail func(op, path string) error, changes ...func(*backup.Config)) *backup.Store {
 	t.Helper()
-	return w.store(t, func(cfg *backup.Config) { cfg.Fs = &faultFs{Fs: w.fs, fail: fail} })
+	return w.store(t, append(changes, func(cfg *backup.Config) { cfg.Fs = &faultFs{Fs: w.fs, fail: fail} })...)
 }
 
 // decision returns what was decided about a snapshot.

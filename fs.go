@@ -184,46 +184,6 @@ func locate(fsys afero.Fs, p string) (*dir, string, error) {
 	return d, filepath.Base(p), err
 }
 
-// followLinks returns what p stands for: itself, unless its last element is
-// a symbolic link.
-func followLinks(fsys afero.Fs, p string) (string, error) {
-	const maxLinks = 40 // as Linux has it: path_resolution(7)
-	for range maxLinks {
-		d, err := openDirOrNone(fsys, filepath.Dir(p))
-		if err != nil || d == nil {
-			return p, err
-		}
-		target, err := d.readlinkIfLink(filepath.Base(p))
-		d.close()
-		if err != nil || target == "" {
-			return p, err
-		}
-		if !filepath.IsAbs(target) {
-			p = filepath.Join(filepath.Dir(p), target)
-		} else if p, err = pathOf(fsys, target); err != nil {
-			return "", err
-		}
-	}
-	return "", &fs.PathError{Op: "open", Path: p, Err: syscall.ELOOP}
-}
-
-// pathOf returns what a path of the operating system is called on fsys.
-func pathOf(fsys afero.Fs, native string) (string, error) {
-	baseFs, ok := fsys.(*afero.BasePathFs)
-	if !ok {
-		return native, nil
-	}
-	base, ok := nativeBase(baseFs)
-	if !ok {
-		return native, nil
-	}
-	rel, err := filepath.Rel(base, native)
-	if err == nil && !filepath.IsLocal(rel) {
-		err = &fs.PathError{Op: "readlink", Path: native, Err: errors.New("leads out of the base path")}
-	}
-	return filepath.Join(string(filepath.Separator), rel), err
-}
-
 // readlinkIfLink returns the target of a symbolic link, and "" for anything
 // else.
 func (d *dir) readlinkIfLink(name string) (string, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -247,7 +248,11 @@ func (ss *session) settle(ctx context.Context, j *journal, r *Recovery) error {
 		if err != nil && ctx.Err() == nil && !errors.Is(err, errStranger) && !errors.Is(err, ErrServiceRunning) {
 			ss.cfg.Logger.ErrorContext(ctx, "interrupted restore cannot be finished", "stamp", j.Stamp, "error", err)
 			r.Outcome = RestoreUndone
-			if undoErr := ss.undo(ctx, j); undoErr != nil {
+			_, undoErr := ss.openSwaps(ctx, j, true)
+			if undoErr == nil {
+				undoErr = ss.undo(ctx, j)
+			}
+			if undoErr != nil {
 				err = errors.Join(err, undoErr)
 			} else {
 				err = nil
@@ -255,7 +260,10 @@ func (ss *session) settle(ctx context.Context, j *journal, r *Recovery) error {
 		}
 	case phaseUndo:
 		r.Outcome = RestoreUndone
-		if err = ss.probeSettled(ctx, j); err == nil {
+		if _, err = ss.openSwaps(ctx, j, true); err == nil {
+			err = ss.probeSettled(ctx, j)
+		}
+		if err == nil {
 			err = ss.undo(ctx, j)
 		}
 	}
@@ -268,19 +276,24 @@ func (ss *session) settle(ctx context.Context, j *journal, r *Recovery) error {
 	return ss.discard(j)
 }
 
-// finish puts the new state in place, and reads it back.
+// finish puts the new state in place, and reads it back. With one that was in
+// place wholly the service may have worked since: that is no damage.
 func (ss *session) finish(ctx context.Context, j *journal, r *Recovery) error {
-	if err := ss.probeSettled(ctx, j); err != nil {
-		return err
+	complete, err := ss.openSwaps(ctx, j, false)
+	if err == nil {
+		err = ss.probeSettled(ctx, j)
 	}
-	if err := ss.forward(ctx, j); err != nil {
+	if err == nil {
+		err = ss.forward(ctx, j)
+	}
+	if err != nil {
 		return err
 	}
 	report, from, err := ss.examine(ctx, j.Stamp, ValidateStructure)
 	if err != nil {
 		return err
 	}
-	if from == nil || !report.Valid && len(unacceptable(report, captureCodes)) > 0 {
+	if from == nil || len(unacceptable(report, captureCodes)) > 0 {
 		ss.cfg.Logger.WarnContext(ctx, "what was restored cannot be verified: the snapshot is gone or damaged", "stamp", j.Stamp)
 		return nil
 	}
@@ -288,11 +301,23 @@ func (ss *session) finish(ctx context.Context, j *journal, r *Recovery) error {
 	if err := v.assign(); err != nil {
 		return err
 	}
-	if err := v.verify(ctx); err != nil {
-		return errors.Join(err, v.findWorkedWith())
+	err = v.verify(ctx)
+	r.Verified = err == nil
+	if err != nil && complete && ss.isWorkedWith(ctx, j) {
+		ss.cfg.Logger.WarnContext(ctx, "somebody has worked with what was restored", "stamp", j.Stamp)
+		return nil
 	}
-	r.Verified = true
-	return nil
+	return err
+}
+
+// isWorkedWith reports whether somebody has written to what was put in place,
+// as opposed to its having rotted. Other file systems than the operating
+// system's do not rot.
+func (ss *session) isWorkedWith(ctx context.Context, j *journal) bool {
+	return slices.ContainsFunc(j.Swaps, func(sw *swap) bool {
+		name, err := sw.findWorkedWith(ctx)
+		return err == nil && name != "" || !sw.dir.native
+	})
 }
 
 // checkOrphans looks for what an interrupted restore has left beside the
@@ -322,9 +347,6 @@ func (s *Store) checkOrphans() error {
 
 // forward puts the new state in place.
 func (ss *session) forward(ctx context.Context, j *journal) error {
-	if err := ss.openSwaps(j, false); err != nil {
-		return err
-	}
 	for _, sw := range j.Swaps {
 		if err := sw.forward(ctx, func() error { return ss.writeJournal(j) }); err != nil {
 			return fmt.Errorf("source %q: %w", sw.Source, err)
@@ -336,9 +358,6 @@ func (ss *session) forward(ctx context.Context, j *journal) error {
 // undo puts the old state back, having said so in the journal: a crash in
 // the middle must not be taken for one of going forward.
 func (ss *session) undo(ctx context.Context, j *journal) error {
-	if err := ss.openSwaps(j, true); err != nil {
-		return err
-	}
 	if j.Phase != phaseUndo {
 		j.Phase = phaseUndo
 		if err := ss.writeJournal(j); err != nil {
@@ -354,18 +373,25 @@ func (ss *session) undo(ctx context.Context, j *journal) error {
 }
 
 // openSwaps finds all roots, and nothing of strangers in them, before any of
-// them is touched.
-func (ss *session) openSwaps(j *journal, undo bool) error {
+// them is touched. It reports whether all new entries are in place.
+func (ss *session) openSwaps(ctx context.Context, j *journal, undo bool) (complete bool, err error) {
+	complete = true
 	for _, sw := range j.Swaps {
-		err := sw.mustOpen(ss.cfg.Fs)
-		if err == nil {
-			err = sw.findStrangers(undo)
+		if err := sw.mustOpen(ss.cfg.Fs); err != nil {
+			return false, fmt.Errorf("source %q: %w", sw.Source, err)
 		}
+		waiting, err := sw.dir.readNames(path.Join(sw.Staging, "new"))
 		if err != nil {
-			return fmt.Errorf("source %q: %w", sw.Source, err)
+			return false, fmt.Errorf("source %q: %w", sw.Source, err)
+		}
+		complete = complete && len(waiting) == 0
+	}
+	for _, sw := range j.Swaps {
+		if err := sw.findStrangers(ctx, undo, complete && !undo); err != nil {
+			return false, fmt.Errorf("source %q: %w", sw.Source, err)
 		}
 	}
-	return nil
+	return complete, nil
 }
 
 // discard removes what was staged, and then the journal.

@@ -3,10 +3,8 @@ package backup
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"hash"
-	"io/fs"
 	"maps"
 	"path"
 	"slices"
@@ -168,32 +166,25 @@ func (ss *session) isWhole(j *journal, source string) (bool, error) {
 	return saved == 0 || staged == 0, nil
 }
 
-// findWorkedWith returns errStranger for a file that was written to since it
-// was put in place, as opposed to one that has rotted there.
-func (r *restorer) findWorkedWith() error {
-	for _, sw := range r.journal.Swaps {
-		for _, e := range sw.entries {
-			if !e.Type.holdsBytes() {
-				continue
-			}
-			fi, err := sw.dir.lstat(e.name)
-			if errors.Is(err, fs.ErrNotExist) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			if fi.size != e.Size || !isTimeAsSet(fi.mtime, e.MTime) {
-				return sw.stranger(rawString(e.name))
-			}
-		}
-	}
-	return nil
+// look returns a digest of what is at a name: names, sizes and times.
+func (d *dir) look(ctx context.Context, name string) (string, error) {
+	sum := sha256.New()
+	err := d.walk(ctx, name, func(_ place, below string, fi fileInfo) error {
+		addLook(sum, strings.TrimPrefix(below, name), fi)
+		return nil
+	}, exceptGone)
+	return fmt.Sprintf("%x", sum.Sum(nil)[:8]), err
 }
 
-// isTimeAsSet reports whether a file system that was told to set a time would
-// say so: many have coarser clocks.
-func isTimeAsSet(got, set time.Time) bool {
-	ticks := []time.Duration{time.Nanosecond, 100 * time.Nanosecond, time.Microsecond, time.Millisecond, time.Second, 2 * time.Second}
-	return slices.ContainsFunc(ticks, func(tick time.Duration) bool { return got.Equal(set.Truncate(tick)) })
+// looks returns a look at each of the names, or "" for one that cannot be
+// had: that is not known, then, and no reason to go no further.
+func (d *dir) looks(ctx context.Context, names []rawString, at func(rawString) string) ([]string, error) {
+	seen := make([]string, len(names))
+	for i, name := range names {
+		digest, err := d.look(ctx, at(name))
+		if err == nil {
+			seen[i] = digest
+		}
+	}
+	return seen, ctx.Err()
 }

@@ -324,7 +324,7 @@ func (r *restorer) replace(ctx context.Context, seen map[string]string) error {
 		err = r.checkUnchanged(ctx, seen)
 	}
 	if err == nil {
-		err = r.listOld()
+		err = r.listOld(ctx)
 	}
 	if err != nil {
 		return errors.Join(err, r.discardStaged())

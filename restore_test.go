@@ -1027,7 +1027,7 @@ func TestRestoreFaults(t *testing.T) {
 // stopping returns a store on w for which nothing works any more from the
 // operation on that at says, be it one that changes anything or a sync; and a
 // function that tells whether that came.
-func (w *world) stopping(t *testing.T, at func(op, path string) bool) (s *backup.Store, stopped func() bool) {
+func (w *world) stopping(t *testing.T, at func(op, path string) bool, changes ...func(*backup.Config)) (s *backup.Store, stopped func() bool) {
 	stop := false
 	s = w.faulty(t, func(op, p string) error {
 		if !stop && (slices.Contains(mutations, op) || op == "sync") {
@@ -1037,7 +1037,7 @@ func (w *world) stopping(t *testing.T, at func(op, path string) bool) (s *backup
 			return syscall.ENODEV
 		}
 		return nil
-	})
+	}, changes...)
 	return s, func() bool { return stop }
 }
 

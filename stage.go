@@ -32,6 +32,11 @@ func (r *restorer) plan() error {
 	id := make([]byte, 8)
 	rand.Read(id) // never fails: see crypto/rand
 	for _, src := range r.sources {
+		if src.Kind == Tree {
+			if err := r.checkLinks(src); err != nil {
+				return err
+			}
+		}
 		swaps, err := r.planSource(src, stagingPrefix+hex.EncodeToString(id)+"-"+src.Name)
 		if err != nil {
 			return fmt.Errorf("source %q: %w", src.Name, err)
@@ -88,6 +93,10 @@ func (r *restorer) stage(ctx context.Context) error {
 		if err := r.stageSwap(ctx, sw); err != nil {
 			return fmt.Errorf("stage source %q: %w", sw.Source, err)
 		}
+		var err error
+		if sw.NewSeen, err = sw.dir.looks(ctx, sw.New, sw.staged); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -122,7 +131,7 @@ func (r *restorer) planSource(src *Source, staging string) ([]*swap, error) {
 }
 
 // listOld lists what is in place now and is to make room.
-func (r *restorer) listOld() error {
+func (r *restorer) listOld(ctx context.Context) error {
 	for _, sw := range r.journal.Swaps {
 		src, _ := r.source(sw.Source)
 		var err error
@@ -133,6 +142,9 @@ func (r *restorer) listOld() error {
 		}
 		if err != nil {
 			return fmt.Errorf("source %q: %w", sw.Source, err)
+		}
+		if sw.OldSeen, err = sw.dir.looks(ctx, sw.Old, func(name rawString) string { return string(name) }); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -401,7 +413,10 @@ func (r *restorer) stageEntry(ctx context.Context, sw *swap, e *entry, to string
 	hash := sha256.New()
 	err = sw.dir.createFile(to, func(f afero.File) error {
 		_, err := copyBytes(ctx, io.MultiWriter(f, hash), src, r.meter.of(sw.Source))
-		return err
+		if err != nil {
+			return err
+		}
+		return sw.dir.setAttributes(to, e.perm()|0o600, e.MTime) // to be synced, too: Recover goes by it
 	})
 	if err != nil {
 		return err
@@ -431,6 +446,9 @@ func compareHash(ctx context.Context, d *dir, name string, e *entry) error {
 // verify reads back what is in place now.
 func (r *restorer) verify(ctx context.Context) error {
 	r.verified = true
+	if err := r.checkRoots(); err != nil {
+		return err
+	}
 	for _, sw := range r.journal.Swaps {
 		for _, e := range sw.entries {
 			if err := r.verifyEntry(ctx, sw.dir, e); err != nil {

@@ -40,7 +40,13 @@ type swap struct {
 	New      []rawString `json:"new"`                // names in the root
 	Old      []rawString `json:"old"`                // likewise: a database comes before its sidecars
 	InPlace  []rawString `json:"in_place,omitempty"`
-	Made     []rawString `json:"made,omitempty"` // directories made for it, outermost first
+
+	// What New looked like when it was staged, and Old right before the
+	// exchange: see look. Who has worked with them since has changed that.
+	NewSeen []string `json:"new_seen,omitempty"`
+	OldSeen []string `json:"old_seen,omitempty"`
+
+	Made []rawString `json:"made,omitempty"` // directories made for it, outermost first
 
 	dir     *dir          // the open root
 	entries []stagedEntry // what is to be staged, parents first
@@ -94,24 +100,38 @@ func (sw *swap) whereIs(name rawString) (w whereabouts, err error) {
 }
 
 // errStranger: somebody has worked with the files of an interrupted restore.
-var errStranger = errors.New("came to be since the restore was interrupted: did the service run before Recover? Keep what is needed of it, move it away, and call Recover again")
+var errStranger = errors.New("has come to be, or has changed, since the restore was interrupted: did the service run before Recover? Keep what is needed of it, move it away, and call Recover again")
 
 // findStrangers returns errStranger for what lies where the swap, finished or
 // undone to whatever extent, has put nothing.
-func (sw *swap) findStrangers(undo bool) error {
+func (sw *swap) findStrangers(ctx context.Context, undo, complete bool) error {
+	if len(sw.NewSeen) != len(sw.New) || len(sw.OldSeen) != len(sw.Old) {
+		return errors.New("the journal does not say what the files looked like")
+	}
 	isNew := make(map[rawString]bool, len(sw.New))
 	for _, name := range sw.New {
 		isNew[name] = true
 	}
-	for _, name := range sw.Old {
+	for i, name := range sw.Old {
 		w, err := sw.whereIs(name)
 		if err != nil {
 			return err
 		}
-		replaced := isNew[name] && !w.staged
-		if w.inPlace && w.saved && !replaced && !sw.isHarmless(name, w) {
+		if !w.inPlace || isNew[name] && !w.staged || sw.isHarmless(name, w) || slices.Contains(sw.InPlace, name) {
+			continue
+		}
+		changed, err := sw.hasChanged(ctx, name, sw.OldSeen[i])
+		if err != nil {
+			return err
+		}
+		if w.saved || changed {
 			return sw.stranger(name)
 		}
+	}
+	if worked, err := sw.findWorkedWith(ctx); err != nil {
+		return err
+	} else if worked != "" && !complete {
+		return sw.stranger(worked)
 	}
 	if sw.Database == "" {
 		return nil
@@ -137,6 +157,34 @@ func (sw *swap) findStrangers(undo bool) error {
 		}
 	}
 	return nil
+}
+
+// findWorkedWith returns the name of a new entry that was put in place and has
+// changed since, or "".
+func (sw *swap) findWorkedWith(ctx context.Context) (rawString, error) {
+	for i, name := range sw.New {
+		w, err := sw.whereIs(name)
+		if err != nil {
+			return "", err
+		}
+		if !w.inPlace || w.staged {
+			continue
+		}
+		if changed, err := sw.hasChanged(ctx, name, sw.NewSeen[i]); err != nil || changed {
+			return name, err
+		}
+	}
+	return "", nil
+}
+
+// hasChanged compares what is at a name with what was seen there before, if
+// that is known.
+func (sw *swap) hasChanged(ctx context.Context, name rawString, seen string) (bool, error) {
+	if seen == "" {
+		return false, nil
+	}
+	now, err := sw.dir.look(ctx, string(name))
+	return now != seen, err
 }
 
 func (sw *swap) stranger(name rawString) error {

@@ -5,8 +5,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"github.com/spf13/afero"
 )
 
 // A treeLayout says what in a tree is not the tree's to capture or to move.
@@ -51,25 +49,6 @@ func (s *Store) holes(src *Source) *treeLayout {
 		}
 	}
 	return l
-}
-
-// realPath returns p without symbolic links, as far as it exists. Elsewhere
-// than on the operating system's file system it is p.
-func realPath(fsys afero.Fs, p string) string {
-	native, ok := nativePath(fsys, p)
-	if !ok {
-		return p
-	}
-	rest := ""
-	for dir := native; ; dir = filepath.Dir(dir) {
-		if real, err := filepath.EvalSymlinks(dir); err == nil {
-			return filepath.Join(real, rest)
-		}
-		if dir == filepath.Dir(dir) {
-			return native
-		}
-		rest = filepath.Join(filepath.Base(dir), rest)
-	}
 }
 
 // isStore reports whether a directory is the store's, whose lstat is own, by

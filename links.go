@@ -1,0 +1,179 @@
+package backup
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/afero"
+)
+
+// What symbolic links in the host's own paths lead to. Those are followed:
+// they are the host's word.
+
+// maxLinks is how many are followed: see path_resolution(7).
+const maxLinks = 40
+
+// followLinks returns what p stands for: itself, unless its last element is
+// a symbolic link.
+func followLinks(fsys afero.Fs, p string) (string, error) {
+	for range maxLinks {
+		d, err := openDirOrNone(fsys, filepath.Dir(p))
+		if err != nil || d == nil {
+			return p, err
+		}
+		target, err := d.readlinkIfLink(filepath.Base(p))
+		d.close()
+		if err != nil || target == "" {
+			return p, err
+		}
+		if !filepath.IsAbs(target) {
+			target = filepath.Join(realPath(fsys, filepath.Dir(p)), target)
+		}
+		if p, err = pathOf(fsys, target); err != nil {
+			return "", err
+		}
+	}
+	return "", &fs.PathError{Op: "open", Path: p, Err: syscall.ELOOP}
+}
+
+// pathOf returns what a path of the operating system is called on fsys.
+func pathOf(fsys afero.Fs, native string) (string, error) {
+	baseFs, ok := fsys.(*afero.BasePathFs)
+	if !ok {
+		return native, nil
+	}
+	base, ok := nativeBase(baseFs)
+	if !ok {
+		return native, nil
+	}
+	for _, base := range []string{base, realNative(base)} {
+		if rel, err := filepath.Rel(base, native); err == nil && filepath.IsLocal(rel) {
+			return filepath.Join(string(filepath.Separator), rel), nil
+		}
+	}
+	return "", &fs.PathError{Op: "readlink", Path: native, Err: errors.New("leads out of the base path")}
+}
+
+// realPath returns p without symbolic links, be there anything where they
+// lead or not: as a path of the operating system, if fsys is that. Elsewhere
+// it is p.
+func realPath(fsys afero.Fs, p string) string {
+	native, ok := nativePath(fsys, p)
+	if !ok {
+		return p
+	}
+	return realNative(native)
+}
+
+func realNative(native string) string {
+	real, _, err := resolve(native)
+	if err != nil {
+		return native
+	}
+	return real
+}
+
+// resolve follows all symbolic links in a path of the operating system, and
+// returns where they are, too.
+func resolve(p string) (real string, links []string, err error) {
+	if p, err = filepath.Abs(p); err != nil {
+		return "", nil, err
+	}
+	const separator = string(filepath.Separator)
+	start := filepath.VolumeName(p) + separator
+	rest := strings.Split(strings.TrimPrefix(p, start), separator)
+	real = start
+	for len(rest) > 0 {
+		next := filepath.Join(real, rest[0]) // also of "..", as real has no links
+		rest = rest[1:]
+		fi, err := os.Lstat(next)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+			return filepath.Join(append([]string{next}, rest...)...), links, nil
+		}
+		if err != nil {
+			return "", nil, err
+		}
+		if fi.Mode()&fs.ModeSymlink == 0 {
+			real = next
+			continue
+		}
+		if links = append(links, next); len(links) > maxLinks {
+			return "", nil, &fs.PathError{Op: "open", Path: p, Err: syscall.ELOOP}
+		}
+		target, err := os.Readlink(next)
+		if err != nil {
+			return "", nil, err
+		}
+		if filepath.IsAbs(target) {
+			real = filepath.VolumeName(target) + separator
+			target = strings.TrimPrefix(target, real)
+		}
+		rest = append(strings.Split(filepath.FromSlash(target), separator), rest...)
+	}
+	return real, links, nil
+}
+
+// checkLinks refuses to exchange a tree together with what is reached through
+// a link in it: the link would lead elsewhere when the tree is restored.
+func (r *restorer) checkLinks(tree *Source) error {
+	root := realPath(r.cfg.Fs, tree.Path)
+	layout := r.holes(tree)
+	check := func(what, p string) error {
+		native, ok := nativePath(r.cfg.Fs, p)
+		if !ok {
+			return nil
+		}
+		_, links, err := resolve(native)
+		for _, link := range links {
+			rel, relErr := filepath.Rel(root, link)
+			if relErr == nil && filepath.IsLocal(rel) && !layout.isHole(filepath.ToSlash(rel)) {
+				return fmt.Errorf("%s is reached through the symbolic link %s, which source %q is about to exchange: "+
+					"name the Sources to restore one after the other, or configure the path that the link stands for", what, link, tree.Name)
+			}
+		}
+		return err
+	}
+	for _, src := range r.sources {
+		if src == tree {
+			continue
+		}
+		if err := check(fmt.Sprintf("source %q", src.Name), src.Path); err != nil {
+			return err
+		}
+	}
+	return check("dir", r.cfg.Dir)
+}
+
+// checkRoots sees whether the paths of the sources still lead to where their
+// entries were exchanged.
+func (r *restorer) checkRoots() error {
+	for _, sw := range r.journal.Swaps {
+		src, _ := r.source(sw.Source)
+		if src.Kind == Tree {
+			continue
+		}
+		root, _, err := r.swapRoot(src)
+		if err != nil {
+			return err
+		}
+		d, err := openDir(r.cfg.Fs, root)
+		if err != nil {
+			return err
+		}
+		there, err := d.lstat(".")
+		d.close()
+		here, hereErr := sw.dir.lstat(".")
+		if err := errors.Join(err, hereErr); err != nil {
+			return err
+		}
+		if !there.sameFile(here) {
+			return fmt.Errorf("source %q: %s does not lead to %s any more", src.Name, src.Path, sw.Root)
+		}
+	}
+	return nil
+}
