@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"path"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -217,6 +218,30 @@ func TestRecoverRefusesWhatWasWrittenToSince(t *testing.T) {
 	}
 }
 
+// A database is never in place without its log: somebody might open it.
+func TestUndoPutsADatabaseBackAfterItsLog(t *testing.T) {
+	w := newWorld(t, afero.NewMemMapFs(), "/srv")
+	w.seed(t)
+	stamp := w.create(t, w.store(t)).Stamp
+	w.leaveLog(t, "data/atocore.db")
+	var back []string
+	s := w.faulty(t, func(op, p string) error {
+		switch {
+		case op == "rename" && strings.Contains(p, "config/") && strings.Contains(p, "/new/"):
+			return syscall.EIO // so that all is undone
+		case op == "rename" && strings.Contains(p, "/old/atocore.db"):
+			back = append(back, path.Base(p))
+		}
+		return nil
+	})
+	if r, err := s.Restore(t.Context(), stamp, confirmed); r != nil || !errors.Is(err, syscall.EIO) || w.pending(t) {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if diff := cmp.Diff(back, []string{"atocore.db-wal", "atocore.db"}); diff != "" {
+		t.Errorf("moved back (-got +want):\n%s", diff)
+	}
+}
+
 // A log of the new database would be replayed over the old one.
 func TestUndoRefusesTheLogOfTheNewDatabase(t *testing.T) {
 	w := newWorld(t, afero.NewMemMapFs(), "/srv")
@@ -270,9 +295,16 @@ func TestRecoverRefusesUnderARunningService(t *testing.T) {
 			t.Fatalf("not interrupted: %v", err)
 		}
 		c := w.open(t, "data/atocore.db", "PRAGMA locking_mode=EXCLUSIVE; BEGIN IMMEDIATE")
-		if r, err := w.store(t).Recover(t.Context()); !errors.Is(err, backup.ErrServiceRunning) || !errors.Is(err, backup.ErrRecoveryPending) {
-			t.Errorf("%+v, %v", r, err)
+		refused := func() {
+			if r, err := w.store(t).Recover(t.Context()); !errors.Is(err, backup.ErrServiceRunning) || !errors.Is(err, backup.ErrRecoveryPending) {
+				t.Errorf("%+v, %v", r, err)
+			}
 		}
+		refused()
+		journal := w.read(t, journalFile)
+		w.toUndo(t)
+		refused()
+		w.write(t, journalFile, journal)
 		if err := errors.Join(c.Exec("COMMIT"), c.Close()); err != nil {
 			t.Fatal(err)
 		}
