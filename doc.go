@@ -44,7 +44,9 @@
 // Create:
 //
 //   - A database is copied as of one instant, whatever is written meanwhile.
-//     In WAL mode no writer waits for it. The read transactions of the
+//     In WAL mode no writer waits for more than a moment: its log is
+//     checkpointed, and the last of that under the write lock, in which our
+//     read transaction begins. The read transactions of the
 //     databases begin before the first page is copied. (Those with a DB,
 //     those in a Tree with Quiesce, and all but the first 64 in a Tree, wait
 //     for their turn.)
@@ -159,8 +161,11 @@
 //   - A database in WAL mode cannot be copied from a read-only mount: whoever
 //     reads it writes to its -shm.
 //   - The live database is opened as any client would open it. If the
-//     service is stopped, that may roll back a hot journal. A WAL that was
-//     left behind is read, and stays. A -wal and -shm that come of it have
+//     service is stopped, that may roll back a hot journal. A WAL that is in
+//     use is checkpointed. One that was left behind is read, and stays; then
+//     the database is copied page by page, and not like a file, as it is
+//     where older readers keep the WAL from being checkpointed, or writers
+//     leave no moment for it. A -wal and -shm that come of it have
 //     the mode and, if we may say so, the owner of the database.
 //   - [ErrServiceRunning] sees a connection in WAL mode once it has read
 //     anything, and any connection within a transaction. It does not see an
@@ -171,6 +176,9 @@
 //   - Renames are taken to be atomic, and a successful fsync to be true.
 //     Windows cannot sync directories: there a power cut may undo what was
 //     reported as done.
+//   - Where the file system can (XFS and Btrfs on Linux), a copy is a clone:
+//     until one of the two is written to, they share their blocks, and a bad
+//     one is bad in both. Keep copies on another disk, too.
 //   - To restore a safety snapshot does not remove what the restore brought
 //     where nothing had been.
 //   - Owners, access control lists, extended attributes, hard links, holes
@@ -340,7 +348,8 @@
 // those in WAL mode by one connection at a time, Create's included. Its
 // Rename has to be atomic and its Sync to be true. Symbolic links need an
 // afero.Symlinker; a method Free(path string) (int64, error), if there is
-// one, tells the free space. Do not wrap the operating system's file system
+// one, tells the free space, and a method SyncFS() error is called instead of
+// each file's Sync where many are written. Do not wrap the operating system's file system
 // in anything but a BasePathFs where a service is running: the locks of
 // other processes are not seen through a wrapper.
 //
