@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/atocore/backup"
+)
+
+// A contender is one way to do a workload.
+type contender struct {
+	name  string
+	needs []string // see lab.has
+	keep  string   // a path that lasts from setup to the end of the workload; "": none
+
+	setup  func(context.Context) error                 // once
+	before func(ctx context.Context, out string) error // each time, not measured
+	job    func(out string) job                        // what is measured; out is an empty directory
+	after  func(context.Context) error                 // each time, not measured
+}
+
+// create is ours on a database.
+func create(db string, level backup.Level) contender {
+	name := "Create"
+	if level != backup.ValidateFull {
+		name = "Create, ValidateStructure"
+	}
+	return createOf(name, level, databaseSource(db))
+}
+
+func databaseSource(db string) source { return source{"db", backup.Database, db} }
+
+func createOf(name string, level backup.Level, src source) contender {
+	return contender{name: name, job: func(out string) job {
+		return createJob(out, level, src)
+	}}
+}
+
+func createJob(dir string, level backup.Level, src source) job {
+	return job{task: task{Name: "create", Dir: dir, Level: level, Source: src}}
+}
+
+// createAgain is ours where there is a snapshot already. A source that may
+// link to it is another contender.
+func (l *lab) createAgain(name string, src source) contender {
+	dir := l.newPath("store")
+	store, storeErr := src.store(dir)
+	return contender{
+		name: name,
+		keep: dir,
+		setup: func(ctx context.Context) error {
+			if storeErr != nil {
+				return storeErr
+			}
+			_, err := store.Create(ctx, nil)
+			return err
+		},
+		job: func(string) job { return createJob(dir, backup.ValidateFull, src) },
+		after: func(ctx context.Context) error {
+			snapshots, err := store.List(ctx)
+			if err != nil || len(snapshots) < 2 {
+				return err
+			}
+			return store.Delete(ctx, snapshots[0].Stamp)
+		},
+	}
+}
+
+// restore is ours onto a database that is there.
+func (l *lab) restore(name, db string, opts backup.RestoreOptions) contender {
+	dir := l.newPath("restore")
+	live := databaseSource(filepath.Join(dir, "live", "app.db"))
+	t := task{Name: "restore", Dir: filepath.Join(dir, "store"), Source: live, Restore: opts}
+	return contender{
+		name: name,
+		keep: dir,
+		setup: func(ctx context.Context) error {
+			_, err := l.runJob(ctx, 0, tools(
+				[]string{"mkdir", "-p", filepath.Dir(live.Path)},
+				[]string{"cp", db, live.Path}))
+			if err != nil {
+				return err
+			}
+			store, err := live.store(t.Dir)
+			if err != nil {
+				return err
+			}
+			snap, err := store.Create(ctx, nil)
+			if err == nil {
+				t.Stamp = snap.Stamp
+			}
+			return err
+		},
+		job: func(string) job { return job{task: t} },
+	}
+}
+
+const nobody = "nothing, for a second"
+
+// nothing is what a writer is compared with that nobody disturbs.
+func nothing() contender {
+	return contender{name: nobody, job: func(string) job { return tools() }}
+}
+
+// newPath returns a path that nobody else has.
+func (l *lab) newPath(what string) string {
+	l.paths++
+	return filepath.Join(l.dir, fmt.Sprintf("%s-%d", what, l.paths))
+}

@@ -1,0 +1,9 @@
+//go:build !unix
+
+package main
+
+import "os/exec"
+
+func alone(*exec.Cmd) {}
+
+func syncAll() {}

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/atocore/backup"
+	"github.com/atocore/backup/bench/internal/measured"
+)
+
+// A source is the part of a [backup.Source] that another process can be told.
+type source struct {
+	Name string
+	Kind backup.Kind
+	Path string
+}
+
+// store returns the one in a directory that has this source alone.
+func (s source) store(dir string) (*backup.Store, error) {
+	return backup.New(backup.Config{
+		Dir:     dir,
+		Sources: []backup.Source{{Name: s.Name, Kind: s.Kind, Path: s.Path}},
+	})
+}
+
+func createTask(ctx context.Context, t task, _ *measured.Report) error {
+	store, err := t.Source.store(t.Dir)
+	if err != nil {
+		return err
+	}
+	snap, err := store.Create(ctx, &backup.CreateOptions{Level: t.Level})
+	if err != nil {
+		return err
+	}
+	return snap.Err()
+}
+
+func restoreTask(ctx context.Context, t task, _ *measured.Report) error {
+	store, err := t.Source.store(t.Dir)
+	if err != nil {
+		return err
+	}
+	_, err = store.Restore(ctx, t.Stamp, &t.Restore)
+	return err
+}
+
+func listTask(ctx context.Context, t task, _ *measured.Report) error {
+	store, err := t.Source.store(t.Dir)
+	if err != nil {
+		return err
+	}
+	snapshots, err := store.List(ctx)
+	if err == nil && len(snapshots) == 0 {
+		return fmt.Errorf("%s: no snapshots", t.Dir)
+	}
+	return err
+}
+
+// toolsTask runs programs, one after the other.
+func toolsTask(ctx context.Context, t task, _ *measured.Report) error {
+	for _, step := range t.Steps {
+		cmd := exec.CommandContext(ctx, step[0], step[1:]...)
+		cmd.Env = append(os.Environ(), "RESTIC_PASSWORD=bench", "RESTIC_PROGRESS_FPS=0")
+		text, err := cmd.CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%s: %w: %s", step[0], err, firstLine(text))
+		}
+		// The sqlite3 shell exits with 0 when it has found damage.
+		if strings.HasSuffix(step[len(step)-1], integrityCheck) && firstLine(text) != "ok" {
+			return fmt.Errorf("%s: %s", integrityCheck, firstLine(text))
+		}
+	}
+	if len(t.Steps) == 0 {
+		time.Sleep(time.Second) // nothing but the writer is to be measured
+	}
+	return nil
+}
