@@ -219,8 +219,12 @@ func (ss *session) delete(stamp string) error {
 }
 
 // remove removes the directory of a snapshot that the caller holds. The
-// metadata goes first, durably: what a crash leaves never looks whole.
+// metadata goes first, durably: what a crash leaves never looks whole. But it
+// does not go at all if the rest is going to be refused.
 func (ss *session) remove(stamp string) error {
+	if err := ss.snapshots.checkNoMounts(stamp); err != nil {
+		return err
+	}
 	d, err := ss.snapshots.sub(stamp)
 	if err != nil {
 		return ignoreNotExist(err)

@@ -168,6 +168,28 @@ func TestNothingMountedIsRemoved(t *testing.T) {
 	}
 }
 
+// A deletion that is refused leaves the snapshot as it was.
+func TestRefusedDeletionKeepsTheSnapshot(t *testing.T) {
+	w := osWorld(t)
+	w.seed(t)
+	s := w.store(t)
+	older := w.create(t, s).Stamp
+	w.create(t, s)
+	mnt := w.snapshot(older, "chroma/empty")
+	w.mkdir(t, "volume")
+	bind(t, w.path("volume"), mnt)
+	if err := s.Delete(t.Context(), older); err == nil || !strings.Contains(err.Error(), "mounted") {
+		t.Errorf("delete: got %v", err)
+	}
+	if _, err := s.Cleanup(t.Context(), removeAllButNewest); err == nil || !strings.Contains(err.Error(), "mounted") {
+		t.Errorf("cleanup: got %v", err)
+	}
+	report, err := s.Validate(t.Context(), older, nil)
+	if err != nil || !report.Valid {
+		t.Errorf("it is no longer good: %v, %v", report.Err(), err)
+	}
+}
+
 // A directory on the lower layer of an overlay cannot be renamed.
 func TestRestoreOfATreeOnAnOverlaySaysWhatToDo(t *testing.T) {
 	if os.Getuid() != 0 {
