@@ -36,7 +36,8 @@ type Cleanup struct {
 //
 // When it is cancelled, or a removal fails, the snapshots that it had
 // removed by then stay removed; the Cleanup that it returns beside the error
-// counts them.
+// counts them. A snapshot that somebody else has removed meanwhile counts as
+// neither kept nor deleted: its Decision says that it is gone already.
 func (s *Store) Cleanup(ctx context.Context, opts *CleanupOptions) (*Cleanup, error) {
 	if opts == nil {
 		opts = &CleanupOptions{}
@@ -155,6 +156,8 @@ func (ss *session) apply(ctx context.Context, result *Cleanup) error {
 		case errors.Is(err, ErrBusy): // since the list was made
 			d.Keep, d.Reasons = true, []string{"in use"}
 			result.Kept++
+		case errors.Is(err, fs.ErrNotExist): // likewise, by somebody else
+			d.Reasons = append(d.Reasons, "gone already")
 		case err != nil:
 			d.Keep, d.Reasons = true, []string{"not removed: " + err.Error()}
 			result.Kept++

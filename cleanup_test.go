@@ -385,6 +385,46 @@ func TestCleanupGoesOnAfterAFailure(t *testing.T) {
 	})
 }
 
+// Somebody else may clean up at the same time, and is quicker.
+func TestCleanupOfWhatIsGoneAlready(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		stamps := w.createOn(t, w.small(t), day("2026-04-01"), day("2026-04-02"), day("2026-04-03"), day("2026-04-04"))
+		s := w.faulty(t, func(op, p string) error {
+			if op == "remove" && p == w.snapshot(stamps[0], metadataFile) {
+				return w.fs.RemoveAll(w.snapshot(stamps[1], ""))
+			}
+			return nil
+		})
+		got := w.cleanup(t, s, removeAllButNewest, backup.Cleanup{Kept: 1, Deleted: 2})
+		want := backup.Decision{Stamp: stamps[1], Reasons: []string{"no rule keeps it", "gone already"}}
+		if diff := cmp.Diff(got.Decisions[2], want); diff != "" {
+			t.Errorf("decision (-got +want):\n%s", diff)
+		}
+		if diff := cmp.Diff(w.stamps(t, s), stamps[3:]); diff != "" {
+			t.Errorf("left (-got +want):\n%s", diff)
+		}
+	})
+}
+
+func TestListOfWhatIsGoneAlready(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		stamps := w.createOn(t, w.small(t), day("2026-04-01"), day("2026-04-02"))
+		looks := 0
+		s := w.faulty(t, func(op, p string) error {
+			if op == "stat" && p == w.snapshot(stamps[0], "") {
+				looks++
+			}
+			if looks == 2 { // having found its name
+				return w.fs.RemoveAll(w.snapshot(stamps[0], ""))
+			}
+			return nil
+		})
+		if diff := cmp.Diff(w.stamps(t, s), stamps[1:]); diff != "" {
+			t.Errorf("listed (-got +want):\n%s", diff)
+		}
+	})
+}
+
 // What cannot be read at the moment may be good: a want of file descriptors
 // must not cost anybody his snapshots.
 func TestCleanupKeepsWhatItCannotRead(t *testing.T) {

@@ -3,7 +3,9 @@ package backup
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 )
 
@@ -44,7 +46,9 @@ func (ss *session) list(ctx context.Context) (snapshots []Snapshot, others []str
 			continue
 		}
 		snap := Snapshot{Stamp: fi.name, CreatedAt: t, Sources: []SourceState{}, Problems: []Problem{}}
-		if d, err := ss.snapshots.sub(fi.name); err != nil {
+		if d, err := ss.snapshots.sub(fi.name); errors.Is(err, fs.ErrNotExist) {
+			continue // somebody else has removed it meanwhile
+		} else if err != nil {
 			snap.HasMetadata = true // as far as is known
 			snap.Problems = []Problem{{Code: CodeUnreadable, Detail: err.Error()}}
 		} else {
