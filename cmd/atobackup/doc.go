@@ -19,8 +19,9 @@
 //
 // STAMP is a snapshot's name as list shows it, such as 20260406T180000Z. For
 // validate and restore it may also be the word latest: the newest snapshot
-// that is finished and that no restore took as its safety snapshot. If that
-// one is damaged, that is the answer: an older one is never taken in its stead.
+// that is finished, that no restore took as its safety snapshot, and that is
+// not dated in the future. If that one is damaged, that is the answer: an older
+// one is never taken in its stead.
 //
 // What list and cleanup say of a snapshot was recorded when it was taken; only
 // validate, and restore before it does anything, look at the bytes. Before it
@@ -74,8 +75,8 @@
 // Standard output has the outcome: a table for people, or with -json exactly
 // one JSON object, whatever happened. Its key "error" is there if and only if
 // the exit code is not 0, beside what else there is to tell. Standard error
-// has errors, with what to do about them, the stamp that latest stands for, and
-// a progress bar if it is a terminal.
+// has errors, with what to do about them, the stamp that latest stands for and
+// those that were passed over, and a progress bar if it is a terminal.
 //
 // # Exit codes
 //

@@ -96,14 +96,19 @@ func (c *call) run(ctx context.Context, v *verb) (*output, error) {
 
 // latest returns the stamp of the newest snapshot that is finished and no
 // safety snapshot. One that is in use counts: who asks for the latest while
-// it is validated must not get an older one.
+// it is validated must not get an older one. One that was taken while the
+// clock was ahead does not, and that is said.
 func (c *call) latest(ctx context.Context) (string, error) {
 	snapshots, err := c.store.List(ctx)
 	if err != nil {
 		return "", err
 	}
 	for _, s := range snapshots {
-		if s.HasMetadata && s.Origin != backup.OriginPreRestore {
+		switch {
+		case !s.HasMetadata || s.Origin == backup.OriginPreRestore:
+		case s.CreatedAt.After(c.now):
+			fmt.Fprintf(c.stderr, "atobackup: %s is dated in the future, and not taken for the latest\n", s.Stamp)
+		default:
 			return s.Stamp, nil
 		}
 	}

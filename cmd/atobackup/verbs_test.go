@@ -204,6 +204,26 @@ func TestLatest(t *testing.T) {
 	contains(t, w.must(t, exitInvalid, "validate", "latest").stdout, stamp+" is NOT VALID")
 }
 
+// The clock may have been wrong for a while: what was taken then is not the
+// latest for years to come.
+func TestLatestIsNotOfTheFuture(t *testing.T) {
+	w := newWorld(t)
+	stamp := w.create(t)
+	w.now = w.now.AddDate(5, 0, 0)
+	future := w.create(t)
+	w.now = w.now.AddDate(-5, 0, 0)
+	got := w.must(t, exitDone, "validate", "latest")
+	contains(t, got.stdout, stamp)
+	want := "atobackup: " + future + " is dated in the future, and not taken for the latest\n" +
+		"atobackup: latest is " + stamp + "\n"
+	if diff := cmp.Diff(got.stderr, want); diff != "" {
+		t.Errorf("stderr (-got +want):\n%s", diff)
+	}
+	contains(t, w.must(t, exitDone, "validate", future).stdout, future) // it is good, for who names it
+	w.must(t, exitDone, "delete", "-confirm", stamp)
+	contains(t, w.must(t, exitInvalid, "validate", "latest").stderr, future, "there is none")
+}
+
 func TestRestore(t *testing.T) {
 	mutated := func(t *testing.T) (*world, string) {
 		w := newWorld(t)
