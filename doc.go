@@ -83,7 +83,8 @@
 //   - It is refused without confirmation ([ErrNotConfirmed]), if a database
 //     is seen to be open ([ErrServiceRunning]), and if the snapshot fails
 //     full validation ([ErrInvalidSnapshot]). Problems that were noted when
-//     the copy was taken, and no others, may be accepted by name.
+//     the copy was taken, and no others, may be accepted by name: see
+//     [RestoreOptions].
 //   - A safety snapshot of all that is about to be replaced comes first,
 //     unless it is declined. To restore that one is to undo the restore. A
 //     live database that is damaged does not stop it: its files are copied
@@ -160,6 +161,16 @@
 //     https://sqlite.org/cksumvfs.html cannot be copied.
 //   - A database in WAL mode cannot be copied from a read-only mount: whoever
 //     reads it writes to its -shm.
+//   - SQLite's checks are those of the release in go.mod. An index on an
+//     expression, or on a generated column, that computes with floating-point
+//     numbers (round(x*1.19, 2), CAST(x AS TEXT)) may hold others than that
+//     release gets: "row 1 missing from index", which is [CodeDatabaseCorrupt] of a
+//     sound database. [ValidateQuick] compares no index with its table, and
+//     so finds none of it there; but a restore does, and accepts what was
+//     found at [ValidateFull] when the snapshot was taken, and nothing else.
+//     Better make the number an integer, or the index one on a plain column.
+//   - [CodeCheckFailed] may be said of a sound database, too: the checks run
+//     out of memory where an index holds a value of 100 MB or more.
 //   - The live database is opened as any client would open it. If the
 //     service is stopped, that may roll back a hot journal. A WAL that is in
 //     use is checkpointed. One that was left behind is read, and stays; then

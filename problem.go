@@ -27,8 +27,15 @@ const (
 
 // What can be wrong with something in it.
 const (
-	CodeDatabaseMissing  Code = "db_missing"
-	CodeDatabaseCorrupt  Code = "db_corrupt" // empty, no SQLite database, or refused by SQLite's own checks
+	CodeDatabaseMissing Code = "db_missing"
+
+	// CodeDatabaseCorrupt: empty, no SQLite database, or refused by SQLite's
+	// own checks. A sound database may be: where an index on an expression,
+	// or on a generated column, holds computed floating-point numbers, another
+	// release of SQLite may get other ones. See "Not promised" in the package
+	// comment.
+	CodeDatabaseCorrupt Code = "db_corrupt"
+
 	CodeFileMissing      Code = "file_missing"
 	CodeTreeMissing      Code = "tree_missing"
 	CodeChecksumMismatch Code = "checksum_mismatch"

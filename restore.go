@@ -26,11 +26,13 @@ type RestoreOptions struct {
 	// needs no confirmation.
 	DryRun bool
 
-	// Accept lists codes of problems that were recorded when the snapshot
-	// was taken and that are not to stand in the way: CodeFileChanged,
-	// CodeFileVanished, CodeRawCopy. The bytes must be as they were copied
-	// all the same. For safety snapshots all that was
-	// recorded is accepted.
+	// Accept lists codes of problems that are not to stand in the way, where
+	// they were found, in the same file, when the snapshot was taken too:
+	// CodeFileChanged, CodeFileVanished, CodeRawCopy; CodeDatabaseCorrupt,
+	// which may be said of a sound database (see there); CodeCheckFailed.
+	// What was not recorded then is not accepted, and the bytes must be as
+	// they were copied all the same. For safety snapshots all that went
+	// wrong while they were copied is accepted.
 	Accept []Code
 }
 
@@ -136,6 +138,9 @@ func (r *restorer) run(ctx context.Context, stamp string, opts *RestoreOptions) 
 	if err != nil {
 		return nil, err
 	}
+	if from == nil {
+		return nil, invalidSnapshot(report.Problems)
+	}
 	if refused := unacceptable(report, opts.Accept); len(refused) > 0 {
 		return nil, invalidSnapshot(refused)
 	}
@@ -222,14 +227,16 @@ func invalidSnapshot(problems []Problem) error {
 	return fmt.Errorf("%w: %w", ErrInvalidSnapshot, joinProblems(problems))
 }
 
-// unacceptable returns the problems that forbid a restore. A safety snapshot
-// is what there was, in whatever state, and may always be put back.
+// unacceptable returns the problems that forbid a restore of a snapshot with
+// metadata. A safety snapshot is what there was, in whatever state, and may
+// always be put back.
 func unacceptable(report *Report, accept []Code) []Problem {
 	return slices.DeleteFunc(slices.Clone(report.Problems), func(p Problem) bool {
-		if !slices.Contains(captureCodes, p.Code) || report.Snapshot == nil {
+		if !report.Snapshot.recorded(p) {
 			return false
 		}
-		return report.Snapshot.Origin == OriginPreRestore || slices.Contains(accept, p.Code)
+		safety := report.Snapshot.Origin == OriginPreRestore && slices.Contains(captureCodes, p.Code)
+		return safety || slices.Contains(accept, p.Code)
 	})
 }
 

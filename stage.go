@@ -480,5 +480,20 @@ func (r *restorer) verifyEntry(ctx context.Context, d *dir, e stagedEntry) error
 	}
 	defer f.Close() // nothing was written
 	problems, err := checkCopy(ctx, f, info.size, ValidateFull, nil)
-	return errors.Join(err, joinProblems(problems))
+	return errors.Join(err, r.notAccepted(e.entry, problems))
+}
+
+// notAccepted joins the problems of a restored database, whose bytes are those
+// of the snapshot, but for those that were recorded when it was taken: it would
+// not have come to be restored if they had not been accepted.
+func (r *restorer) notAccepted(e *entry, problems []Problem) error {
+	var refused []Problem
+	for _, p := range problems {
+		p.Source, p.Path = e.source(), string(e.Path)
+		if !r.from.snapshot.recorded(p) {
+			refused = append(refused, p)
+		}
+	}
+	r.verified = r.verified && len(problems) == 0
+	return joinProblems(refused)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -137,6 +138,15 @@ func (s *Snapshot) captureProblems() []Problem {
 		}
 	}
 	return found
+}
+
+// recorded reports whether what was found now was found, in the same file,
+// when the snapshot was taken too.
+func (s *Snapshot) recorded(now Problem) bool {
+	path := strings.ToValidUTF8(now.Path, "\uFFFD") // as that of a record is
+	return slices.ContainsFunc(s.Problems, func(p Problem) bool {
+		return p.Code == now.Code && p.Source == now.Source && p.Path == path
+	})
 }
 
 func concernsDatabase(p Problem, snap *Snapshot, entries manifest) bool {

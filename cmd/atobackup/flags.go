@@ -180,12 +180,16 @@ func (o *options) addLabel(value string) error {
 	return nil
 }
 
-// addAccepted takes the codes that a restore may be told to accept; see
-// [backup.RestoreOptions].
+// acceptable are the codes that a restore may be told to accept; see
+// [backup.RestoreOptions]. To accept others would be of no avail: what is
+// missing cannot be restored.
+var acceptable = []backup.Code{
+	backup.CodeFileChanged, backup.CodeFileVanished, backup.CodeRawCopy, backup.CodeDatabaseCorrupt, backup.CodeCheckFailed,
+}
+
 func (o *options) addAccepted(value string) error {
-	codes := []backup.Code{backup.CodeFileChanged, backup.CodeFileVanished, backup.CodeRawCopy}
-	if !slices.Contains(codes, backup.Code(value)) {
-		return fmt.Errorf("want one of %v", codes)
+	if !slices.Contains(acceptable, backup.Code(value)) {
+		return fmt.Errorf("want one of %v", acceptable)
 	}
 	o.accept = append(o.accept, backup.Code(value))
 	return nil

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -211,8 +212,8 @@ func advice(err error) string {
 		return "it is in place, but may not survive a power cut: look after the disk, and do it again"
 	case is(backup.ErrInvalidStamp), is(backup.ErrUnknownSource):
 		return "\"atobackup list\" shows the snapshots there are, and what they captured"
-	case is(backup.CodeFileChanged), is(backup.CodeFileVanished), is(backup.CodeRawCopy):
-		return "in spite of file_changed, file_vanished and raw_copy, but of nothing else, restore goes ahead with -accept CODE"
+	case slices.ContainsFunc(acceptable, func(c backup.Code) bool { return is(c) }):
+		return fmt.Sprintf("\"atobackup list\" shows the others; in spite of %v, where the copy was so from the beginning, restore goes ahead with -accept CODE", acceptable)
 	case is(backup.ErrInvalidSnapshot):
 		return "\"atobackup list\" shows the others; \"atobackup validate\" tells whether one is good"
 	case is(fs.ErrNotExist):

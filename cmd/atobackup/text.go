@@ -146,7 +146,7 @@ func (c *call) writeRestoration(w io.Writer, r *backup.Restoration) {
 	}
 	fmt.Fprintf(w, "restored %s\n", what)
 	if !r.IntegrityOK {
-		fmt.Fprintln(w, "A database was put back as it had been found, unchecked: look at it before the service starts.")
+		fmt.Fprintln(w, "A database was put back as it had been found, and has not passed SQLite's checks: look at it before the service starts.")
 	}
 	if r.SafetyStamp == "" {
 		fmt.Fprintln(w, "No safety snapshot was taken: what was replaced is gone.")

@@ -207,7 +207,7 @@ func restoreFlags(flags *flag.FlagSet, o *options) {
 	flags.BoolVar(&o.noPreSnapshot, "no-pre-snapshot", false, "take no safety snapshot: what is replaced is gone")
 	repeated(flags, &o.only, "only", "restore the source `NAME` and leave the others alone")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "validate the snapshot and say what would be restored")
-	flags.Func("accept", "restore in spite of problems with `CODE`: file_changed, file_vanished or raw_copy (repeatable)", o.addAccepted)
+	flags.Func("accept", "restore in spite of problems with `CODE` that were found when the snapshot was taken too: file_changed, file_vanished, raw_copy, db_corrupt or check_failed (repeatable)", o.addAccepted)
 }
 
 func restore(ctx context.Context, c *call) (*output, error) {

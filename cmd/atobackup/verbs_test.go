@@ -77,11 +77,14 @@ func TestCreate(t *testing.T) {
 	})
 }
 
+// breaksItsRules makes a table that is not as its definition says.
+const breaksItsRules = `CREATE TABLE t (n); INSERT INTO t VALUES (NULL); PRAGMA writable_schema=1;
+	UPDATE sqlite_schema SET sql = 'CREATE TABLE t (n NOT NULL)' WHERE name = 't'`
+
 // A database that breaks its own rules is copied, kept, and found out.
 func TestCreateKeepsInvalidCopy(t *testing.T) {
 	w := newWorld(t)
-	w.exec(t, `CREATE TABLE t (n); INSERT INTO t VALUES (NULL); PRAGMA writable_schema=1;
-		UPDATE sqlite_schema SET sql = 'CREATE TABLE t (n NOT NULL)' WHERE name = 't'`)
+	w.exec(t, breaksItsRules)
 
 	got := w.must(t, exitInvalid, "create")
 	contains(t, got.stdout, "created 20260411T130000Z", "NOT VALID", "db_corrupt")
@@ -317,7 +320,16 @@ func TestRestoreAccepts(t *testing.T) {
 	contains(t, w.must(t, exitInvalid, restore...).stderr, "raw_copy", "-accept CODE")
 	w.must(t, exitInvalid, append(restore, "-accept", "file_changed")...)
 	contains(t, w.must(t, exitDone, append(restore, "-accept", "file_changed", "-accept", "raw_copy")...).stdout, "was put back as it had been found")
-	contains(t, w.must(t, exitUsage, append(restore, "-accept", "db_corrupt")...).stderr, "want one of [file_changed file_vanished raw_copy]")
+	contains(t, w.must(t, exitUsage, append(restore, "-accept", "db_missing")...).stderr, "want one of [file_changed file_vanished raw_copy db_corrupt check_failed]")
+}
+
+func TestRestoreAcceptsADatabaseThatFailsItsChecks(t *testing.T) {
+	w := newWorld(t)
+	w.exec(t, breaksItsRules)
+	w.must(t, exitInvalid, "create")
+	restore := []string{"restore", "latest", "-only", "db", "-confirm-service-stopped"}
+	contains(t, w.must(t, exitInvalid, restore...).stderr, "db_corrupt", "-accept CODE")
+	contains(t, w.must(t, exitDone, append(restore, "-accept", "db_corrupt")...).stdout, "was put back as it had been found")
 }
 
 func TestRecover(t *testing.T) {
