@@ -44,7 +44,11 @@ type Config struct {
 	Logger *slog.Logger
 
 	// Progress is called, from the goroutine of the operation, as bytes are
-	// copied or read back. If nil, nothing is called.
+	// copied or read back. Like every callback, it runs while the operation
+	// holds its locks: it must not call a method of a Store on the same Dir
+	// that changes anything, which may wait for itself until its context
+	// ends. If it panics, what is left is what a crash may leave. If nil,
+	// nothing is called.
 	Progress func(Progress)
 
 	// Now is the clock. If nil, time.Now.
@@ -77,7 +81,8 @@ type Source struct {
 	// it returns right after the copy, whatever happens: it holds writers
 	// off that no lock of SQLite's holds. For a Database it is called before
 	// any of them is copied, as the read transactions of all begin first.
-	// If nil, nothing is called.
+	// It must not call the Store either: see [Config].Progress. If nil,
+	// nothing is called.
 	Quiesce func(ctx context.Context) (release func(), err error)
 
 	// DB is the host's own handle on a Database, on any driver. If not nil,
@@ -88,7 +93,8 @@ type Source struct {
 
 	// Check is the host's own test of a copy of a Database, after SQLite's:
 	// conn is open on the copy, read-only. A safety snapshot is not put to
-	// it, as there must be a way back. If nil, SQLite's checks suffice.
+	// it, as there must be a way back. It must not call the Store: see
+	// [Config].Progress. If nil, SQLite's checks suffice.
 	Check func(ctx context.Context, conn *sqlite3.Conn) error
 }
 

@@ -362,7 +362,8 @@
 // one, tells the free space, and a method SyncFS() error is called instead of
 // each file's Sync where many are written. Do not wrap the operating system's file system
 // in anything but a BasePathFs where a service is running: the locks of
-// other processes are not seen through a wrapper.
+// other processes are not seen through a wrapper. Nothing can be restored on
+// an afero.CopyOnWriteFs, whose Rename leaves the base's file where it was.
 //
 // # Restoring by hand
 //
