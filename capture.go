@@ -165,7 +165,7 @@ func (c *capture) scan(ctx context.Context, t *target) error {
 // laterNoted passes over what will be noted when it is not copied. A tree
 // that cannot be listed at all is none that is copied.
 func (c *capture) laterNoted(name string, err error) error {
-	if name != "." && (isGone(err) || c.lenient && isUnreadable(err)) {
+	if name != "." && (isGone(err) || c.lenient && isOfMedium(err)) {
 		return nil
 	}
 	return err

@@ -145,18 +145,18 @@ func (c *capture) missed(t *target, to string, err error) error {
 // unreadable notes, for a safety snapshot, what cannot be read, and passes on
 // any other error: damage must not stand in the way of a restore.
 func (c *capture) unreadable(t *target, to string, err error) error {
-	if !c.lenient || !isSourceError(err) || !isUnreadable(err) {
+	if !c.lenient || !isSourceError(err) || !isOfMedium(err) {
 		return err
 	}
 	c.note(CodeSourceUnreadable, t, to, err.Error())
 	return nil
 }
 
-// isUnreadable reports whether an error says that it is of no use to try
-// again. (For want of descriptors or memory, it is.)
-func isUnreadable(err error) bool {
-	return errors.Is(err, fs.ErrPermission) ||
-		slices.ContainsFunc(mediumErrors, func(e error) bool { return errors.Is(err, e) })
+// isOfMedium reports whether an error says that nobody can read it any more.
+// (Another user can read what we may not, and another try what we had no
+// descriptors or memory for: to replace that would be to destroy it.)
+func isOfMedium(err error) bool {
+	return slices.ContainsFunc(mediumErrors, func(e error) bool { return errors.Is(err, e) })
 }
 
 // A sourceError is a failure to read, as opposed to one to write.

@@ -266,6 +266,41 @@ func TestUnreadableSourcesAreNamed(t *testing.T) {
 	}
 }
 
+func TestRestoreKeepsWhatAStrangerMayNotRead(t *testing.T) {
+	asStranger(t, "TestRestoreKeepsWhatMayNotBeRead")
+}
+
+// The safety snapshot would lack it, and nothing else would have it.
+func TestRestoreKeepsWhatMayNotBeRead(t *testing.T) {
+	if os.Getuid() == 0 {
+		t.Skip("root may read everything")
+	}
+	for _, name := range []string{"tree/locked", "tree/locked.db", "tree/dir", "file", "app.db"} {
+		t.Run(filepath.Base(name), func(t *testing.T) {
+			w := osWorld(t)
+			w.write(t, "tree/locked", strings.Repeat("l", 1000))
+			w.write(t, "tree/dir/f", "f")
+			w.exec(t, "tree/locked.db", "CREATE TABLE t (x)")
+			w.exec(t, "app.db", "CREATE TABLE t (x)")
+			w.write(t, "file", "f")
+			s := w.store(t, withSources(w.treeSource("tree"), w.file("file"), w.database("app.db")))
+			stamp := mustCreate(t, s).Stamp
+			before, err := os.Lstat(w.path(name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chmod(w.path(name), 0); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { os.Chmod(w.path(name), 0o700) })
+			w.mustNotRestoreUnread(t, s, stamp, name)
+			if after, err := os.Lstat(w.path(name)); err != nil || !os.SameFile(before, after) {
+				t.Errorf("%s was replaced: %v", name, err)
+			}
+		})
+	}
+}
+
 func TestReadOnlyDatabaseIsCopiedForAStranger(t *testing.T) {
 	asStranger(t, "TestReadOnlyDatabaseIsCopied")
 }

@@ -85,8 +85,9 @@
 //   - A safety snapshot of all that is about to be replaced comes first,
 //     unless it is declined. To restore that one is to undo the restore. A
 //     live database that is damaged does not stop it: its files are copied
-//     as they lie, sidecars included. Nor does what cannot be read: it is
-//     left out, which is a [Problem].
+//     as they lie, sidecars included. Nor does what a damaged medium does
+//     not give back: it is left out, which is a [Problem] that Restore
+//     returns. What this process may not read does stop it.
 //   - All sources are replaced or none, whatever fails and whenever the
 //     power goes. After a crash, [Store.Recover] finishes or undoes what was
 //     begun, and reads back what it put in place; until then, every operation
