@@ -273,9 +273,10 @@ func (c *capture) tryCopyFile(ctx context.Context, t *target, from place, to str
 	if err != nil {
 		return e, false, errors.Join(sourceError{err}, out.remove())
 	}
-	// A write within the same tick of the clock leaves the time as it was.
+	// A write within the same tick of the clock leaves the times as they were.
 	const tick = 2 * time.Second // FAT's, the coarsest
-	if newFileInfo(fi).unchanged(before) && done.size == before.size && written.ModTime().Sub(before.mtime).Abs() > tick {
+	settled := func(t time.Time) bool { return written.ModTime().Sub(t).Abs() > tick }
+	if newFileInfo(fi).unchanged(before) && done.size == before.size && settled(before.mtime) && settled(before.ctime) {
 		return e, true, nil
 	}
 	stable, err = c.isOfOneInstant(ctx, &e, src, out, done)

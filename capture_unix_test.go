@@ -579,6 +579,37 @@ func TestFileThatIsReplacedAllTheTimeIsCopied(t *testing.T) {
 	}
 }
 
+// A file may be rewritten in place and look as old as before: rsync --inplace
+// --times does that.
+func TestFileWhoseTimeIsSetBackIsNotTorn(t *testing.T) {
+	w := osWorld(t)
+	contents := []string{strings.Repeat("old ", 1<<20), strings.Repeat("new ", 1<<20)}
+	w.write(t, "live/f", contents[0])
+	w.attribute(t, "live/f", 0o644, ancient)
+	for _, source := range []backup.Source{w.file("live/f"), w.treeSource("live")} {
+		written := 0
+		snap := mustCreate(t, w.store(t, withSources(source), atFirst(source.Name, func() {
+			written++
+			f, err := os.OpenFile(w.path("live/f"), os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := f.WriteString(contents[1]); err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(f.Close(), os.Chtimes(w.path("live/f"), ancient, ancient)); err != nil {
+				t.Fatal(err)
+			}
+		})))
+		got := w.read(t, "backups/snapshots/"+snap.Stamp+"/"+source.Name+"/f")
+		if written != 1 || !slices.Contains(contents, got) {
+			t.Errorf("%s: torn: it begins with %.8q and ends with %q", source.Name, got, got[len(got)-8:])
+		}
+		w.write(t, "live/f", contents[0])
+		w.attribute(t, "live/f", 0o644, ancient)
+	}
+}
+
 func TestManySkippedFilesAreAbridged(t *testing.T) {
 	w := osWorld(t)
 	w.mkdir(t, "tree")

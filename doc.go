@@ -150,6 +150,10 @@
 //     begin one after the other. Files and trees are copied later still.
 //   - The files of a Tree are not of one instant with one another, unless
 //     its [Source].Quiesce holds the writers off.
+//   - A file is seen to change by its size and times, in the end. Who writes
+//     through a memory mapping may leave the times as they are for as long as
+//     it lasts: such a file may be torn, and called good. Have Quiesce flush
+//     it (msync(2)) and hold its writers off.
 //   - In rollback mode (any journal_mode but WAL) a writer cannot commit
 //     from the beginning of Create until its database has been copied. All
 //     read transactions begin first, so that it waits for the databases that
