@@ -50,7 +50,7 @@ func (c *capture) copyTree(ctx context.Context, t *target) error {
 	err := t.dir.walk(ctx, ".", func(at place, name string, fi fileInfo) error {
 		to := path.Join(t.Name, name)
 		switch {
-		case t.layout.isHole(name) || fi.isStore(t.layout.store):
+		case t.layout.isHole(name) || t.layout.isStore(fi):
 			return skip(fi)
 		case fi.isDir():
 			err := c.makeDir(to, fi)

@@ -486,30 +486,63 @@ func TestDatabaseOnAReadOnlyMountIsCopied(t *testing.T) {
 	}
 }
 
-// The store may lie in a tree by another name: that of a bind mount.
-func TestTreeThatHoldsTheStoreThroughAMountIsNotCopiedIntoItself(t *testing.T) {
-	w := osWorld(t)
-	w.write(t, "tree/a", "a")
-	w.mkdir(t, "tree/backups")
-	w.mkdir(t, "mounted")
-	mount(t, w.path("mounted"), "--bind", w.path("tree/backups"))
-	ctx, cancel := context.WithCancel(t.Context())
-	files := 0
-	s := w.store(t, withSources(w.treeSource("tree")), func(cfg *backup.Config) {
-		cfg.Dir = w.path("mounted")
-		cfg.Progress = func(backup.Progress) {
-			if files++; files == 20 {
-				cancel()
+// The store may lie in a tree by another name, that of a bind mount. To copy
+// that would have no end, and to replace it would be the end of the store.
+func TestTreeThatHoldsTheStoreThroughAMountLeavesItAlone(t *testing.T) {
+	for _, tc := range []struct{ name, mounted string }{
+		{"dir", "disk/d/backups"},
+		{"snapshots", "disk/d/backups/snapshots"},
+		{"what_it_lies_in", "disk/d"},
+		{"two_above", "disk"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := osWorld(t)
+			w.write(t, "tree/a", "a")
+			w.mkdir(t, "tree/m")
+			w.mkdir(t, "disk/d/backups/snapshots")
+			mount(t, w.path("tree/m"), "--bind", w.path(tc.mounted))
+			ctx, cancel := context.WithCancel(t.Context())
+			files := 0
+			s := w.store(t, withSources(w.treeSource("tree")), func(cfg *backup.Config) {
+				cfg.Dir = w.path("disk/d/backups")
+				cfg.Progress = func(backup.Progress) {
+					if files++; files == 40 {
+						cancel()
+					}
+				}
+			})
+			var first string
+			for range 2 {
+				snap, err := s.Create(ctx, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if snap.Files != 1 {
+					t.Errorf("%d files, want the one that is not the store's", snap.Files)
+				}
+				first = snap.Stamp
 			}
-		}
-	})
-	for range 2 {
-		snap, err := s.Create(ctx, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if snap.Files != 1 {
-			t.Errorf("%d files, want the one that is not the store's", snap.Files)
+			files = 100
+			r, err := s.Restore(ctx, first, &backup.RestoreOptions{ConfirmServiceStopped: true, SkipSafetySnapshot: true})
+			if r != nil || err == nil || !strings.Contains(err.Error(), "the store itself") {
+				t.Errorf("got %+v, %v, want a refusal", r, err)
+			}
+			if listed, err := s.List(t.Context()); err != nil || len(listed) != 2 || w.exists(t, "disk/d/backups/restore-journal.json") {
+				t.Errorf("the store has %+v, %v", listed, err)
+			}
+		})
+	}
+}
+
+// A tree may be the store by another name: that of a link.
+func TestTreeThatIsTheStoreIsRefused(t *testing.T) {
+	for _, name := range []string{"backups", "backups/snapshots"} {
+		w := osWorld(t)
+		w.mkdir(t, "backups/snapshots")
+		w.symlink(t, name, "tree")
+		snap, err := w.store(t, withSources(w.treeSource("tree"))).Create(t.Context(), nil)
+		if snap != nil || err == nil || !strings.Contains(err.Error(), "the store itself") {
+			t.Errorf("%s: got %+v, %v, want a refusal", name, snap, err)
 		}
 	}
 }
