@@ -94,6 +94,9 @@ func (c *capture) locate(ctx context.Context, t *target) (err error) {
 		if t.dir, err = openDir(c.cfg.Fs, t.Path); err != nil {
 			return err
 		}
+		if here, err := t.dir.lstat("."); err != nil || t.layout.isStore(here) {
+			return errors.Join(err, errors.New("it is the store itself by another name"))
+		}
 		return c.scan(ctx, t)
 	}
 	if t.dir, t.name, err = locate(c.cfg.Fs, t.Path); err != nil {
@@ -143,7 +146,7 @@ func (t *target) hasSidecars() bool {
 // scan sums up a tree and finds its databases.
 func (c *capture) scan(ctx context.Context, t *target) error {
 	return t.dir.walk(ctx, t.name, func(at place, name string, fi fileInfo) error {
-		if t.layout.isHole(name) || fi.isStore(t.layout.store) {
+		if t.layout.isHole(name) || t.layout.isStore(fi) {
 			return skip(fi)
 		}
 		t.files++
@@ -165,7 +168,7 @@ func (c *capture) scan(ctx context.Context, t *target) error {
 // laterNoted passes over what will be noted when it is not copied. A tree
 // that cannot be listed at all is none that is copied.
 func (c *capture) laterNoted(name string, err error) error {
-	if name != "." && (isGone(err) || c.lenient && isUnreadable(err)) {
+	if name != "." && (isGone(err) || c.lenient && isOfMedium(err)) {
 		return nil
 	}
 	return err
@@ -187,6 +190,9 @@ func (c *capture) run(ctx context.Context) error {
 	files := 0
 	for _, t := range c.targets {
 		files += t.files
+		if t.layout != nil {
+			t.layout.addStore(c.out)
+		}
 	}
 	if err := c.out.beginBatch(files); err != nil {
 		return err

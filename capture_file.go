@@ -50,7 +50,7 @@ func (c *capture) copyTree(ctx context.Context, t *target) error {
 	err := t.dir.walk(ctx, ".", func(at place, name string, fi fileInfo) error {
 		to := path.Join(t.Name, name)
 		switch {
-		case t.layout.isHole(name) || fi.isStore(t.layout.store):
+		case t.layout.isHole(name) || t.layout.isStore(fi):
 			return skip(fi)
 		case fi.isDir():
 			err := c.makeDir(to, fi)
@@ -145,18 +145,18 @@ func (c *capture) missed(t *target, to string, err error) error {
 // unreadable notes, for a safety snapshot, what cannot be read, and passes on
 // any other error: damage must not stand in the way of a restore.
 func (c *capture) unreadable(t *target, to string, err error) error {
-	if !c.lenient || !isSourceError(err) || !isUnreadable(err) {
+	if !c.lenient || !isSourceError(err) || !isOfMedium(err) {
 		return err
 	}
 	c.note(CodeSourceUnreadable, t, to, err.Error())
 	return nil
 }
 
-// isUnreadable reports whether an error says that it is of no use to try
-// again. (For want of descriptors or memory, it is.)
-func isUnreadable(err error) bool {
-	return errors.Is(err, fs.ErrPermission) ||
-		slices.ContainsFunc(mediumErrors, func(e error) bool { return errors.Is(err, e) })
+// isOfMedium reports whether an error says that nobody can read it any more.
+// (Another user can read what we may not, and another try what we had no
+// descriptors or memory for: to replace that would be to destroy it.)
+func isOfMedium(err error) bool {
+	return slices.ContainsFunc(mediumErrors, func(e error) bool { return errors.Is(err, e) })
 }
 
 // A sourceError is a failure to read, as opposed to one to write.
@@ -273,9 +273,10 @@ func (c *capture) tryCopyFile(ctx context.Context, t *target, from place, to str
 	if err != nil {
 		return e, false, errors.Join(sourceError{err}, out.remove())
 	}
-	// A write within the same tick of the clock leaves the time as it was.
+	// A write within the same tick of the clock leaves the times as they were.
 	const tick = 2 * time.Second // FAT's, the coarsest
-	if newFileInfo(fi).unchanged(before) && done.size == before.size && written.ModTime().Sub(before.mtime).Abs() > tick {
+	settled := func(t time.Time) bool { return written.ModTime().Sub(t).Abs() > tick }
+	if newFileInfo(fi).unchanged(before) && done.size == before.size && settled(before.mtime) && settled(before.ctime) {
 		return e, true, nil
 	}
 	stable, err = c.isOfOneInstant(ctx, &e, src, out, done)

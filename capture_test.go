@@ -2179,13 +2179,13 @@ func TestWhatCannotBeReadIsLeftOutOfASafetySnapshot(t *testing.T) {
 		captured bool // the source
 	}{
 		{"read", "data/atocore.db", syscall.EIO, "db/atocore.db", false},
-		{"open", "data/atocore.db", syscall.EACCES, "db/atocore.db", false},
+		{"open", "data/atocore.db", syscall.EIO, "db/atocore.db", false},
 		{"read", "config/project-registry.json", syscall.EIO, "config/project-registry.json", false},
-		{"open", "config/project-registry.json", syscall.EACCES, "config/project-registry.json", false},
+		{"open", "config/project-registry.json", syscall.EIO, "config/project-registry.json", false},
 		{"read", "chroma/a", syscall.EIO, "chroma/a", true},
-		{"open", "chroma/a", syscall.EACCES, "chroma/a", true},
+		{"open", "chroma/a", syscall.EIO, "chroma/a", true},
 		{"read", "chroma/c.db", syscall.EIO, "chroma/c.db", true},
-		{"open", "chroma/c.db", syscall.EACCES, "chroma/c.db", true},
+		{"open", "chroma/c.db", syscall.EIO, "chroma/c.db", true},
 		{"open", "chroma/dir", syscall.EIO, "chroma/dir", true},
 	} {
 		t.Run(tc.op+"_"+path.Base(tc.live)+"_"+tc.err.Error(), func(t *testing.T) {
@@ -2199,8 +2199,12 @@ func TestWhatCannotBeReadIsLeftOutOfASafetySnapshot(t *testing.T) {
 				if snap, err := s.Create(t.Context(), &backup.CreateOptions{Include: []string{"chroma"}}); !errors.Is(err, tc.err) {
 					t.Errorf("an ordinary snapshot: %+v, %v", snap, err)
 				}
-				safety := w.restore(t, s, stamp).SafetyStamp
+				restored := w.restore(t, s, stamp)
+				safety := restored.SafetyStamp
 				snap := w.listed(t, w.store(t), safety)
+				if diff := cmp.Diff(snap.Problems, restored.SafetyProblems); diff != "" {
+					t.Errorf("told (-listed +told):\n%s", diff)
+				}
 				if diff := cmp.Diff([]string{"source_unreadable " + tc.noted}, problemsOf(snap)); diff != "" {
 					t.Errorf("noted (-want +got):\n%s", diff)
 				}
@@ -2216,6 +2220,50 @@ func TestWhatCannotBeReadIsLeftOutOfASafetySnapshot(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// What another user may read is not damaged, and is not to be lost.
+func TestWhatMayNotBeReadIsNotReplaced(t *testing.T) {
+	for _, tc := range []struct {
+		live string
+		err  error
+	}{
+		{"data/atocore.db", syscall.EACCES},
+		{"config/project-registry.json", syscall.EACCES},
+		{"config/project-registry.json", syscall.EPERM},
+		{"chroma/a", syscall.EACCES},
+		{"chroma/c.db", syscall.EACCES},
+		{"chroma/dir", syscall.EACCES},
+	} {
+		t.Run(path.Base(tc.live)+"_"+tc.err.Error(), func(t *testing.T) {
+			memoryAndOs(t, func(t *testing.T, w *world) {
+				w.small(t)
+				w.exec(t, "chroma/c.db", "CREATE TABLE t (x)")
+				w.write(t, "chroma/dir/d", "d")
+				stamp := w.create(t, w.store(t)).Stamp
+				w.mustNotRestoreUnread(t, w.unreadable(t, "open", tc.live, tc.err), stamp, tc.live)
+			})
+		})
+	}
+}
+
+// mustNotRestoreUnread fails unless a restore is refused over what may not be
+// read, and changes nothing.
+func (w *world) mustNotRestoreUnread(t *testing.T, s *backup.Store, stamp, live string) {
+	t.Helper()
+	r, err := s.Restore(t.Context(), stamp, confirmed)
+	if r != nil || !errors.Is(err, fs.ErrPermission) {
+		t.Fatalf("got %+v, %v, want fs.ErrPermission", r, err)
+	}
+	for _, want := range []string{w.path(live), "a user who may read", "SkipSafetySnapshot"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %q is not in it", err, want)
+		}
+	}
+	listed, err := w.store(t).List(t.Context())
+	if err != nil || len(listed) != 1 || w.exists(t, "backups/restore-journal.json") {
+		t.Errorf("something is left: %+v, %v", listed, err)
 	}
 }
 

@@ -266,6 +266,41 @@ func TestUnreadableSourcesAreNamed(t *testing.T) {
 	}
 }
 
+func TestRestoreKeepsWhatAStrangerMayNotRead(t *testing.T) {
+	asStranger(t, "TestRestoreKeepsWhatMayNotBeRead")
+}
+
+// The safety snapshot would lack it, and nothing else would have it.
+func TestRestoreKeepsWhatMayNotBeRead(t *testing.T) {
+	if os.Getuid() == 0 {
+		t.Skip("root may read everything")
+	}
+	for _, name := range []string{"tree/locked", "tree/locked.db", "tree/dir", "file", "app.db"} {
+		t.Run(filepath.Base(name), func(t *testing.T) {
+			w := osWorld(t)
+			w.write(t, "tree/locked", strings.Repeat("l", 1000))
+			w.write(t, "tree/dir/f", "f")
+			w.exec(t, "tree/locked.db", "CREATE TABLE t (x)")
+			w.exec(t, "app.db", "CREATE TABLE t (x)")
+			w.write(t, "file", "f")
+			s := w.store(t, withSources(w.treeSource("tree"), w.file("file"), w.database("app.db")))
+			stamp := mustCreate(t, s).Stamp
+			before, err := os.Lstat(w.path(name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chmod(w.path(name), 0); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { os.Chmod(w.path(name), 0o700) })
+			w.mustNotRestoreUnread(t, s, stamp, name)
+			if after, err := os.Lstat(w.path(name)); err != nil || !os.SameFile(before, after) {
+				t.Errorf("%s was replaced: %v", name, err)
+			}
+		})
+	}
+}
+
 func TestReadOnlyDatabaseIsCopiedForAStranger(t *testing.T) {
 	asStranger(t, "TestReadOnlyDatabaseIsCopied")
 }
@@ -451,30 +486,63 @@ func TestDatabaseOnAReadOnlyMountIsCopied(t *testing.T) {
 	}
 }
 
-// The store may lie in a tree by another name: that of a bind mount.
-func TestTreeThatHoldsTheStoreThroughAMountIsNotCopiedIntoItself(t *testing.T) {
-	w := osWorld(t)
-	w.write(t, "tree/a", "a")
-	w.mkdir(t, "tree/backups")
-	w.mkdir(t, "mounted")
-	mount(t, w.path("mounted"), "--bind", w.path("tree/backups"))
-	ctx, cancel := context.WithCancel(t.Context())
-	files := 0
-	s := w.store(t, withSources(w.treeSource("tree")), func(cfg *backup.Config) {
-		cfg.Dir = w.path("mounted")
-		cfg.Progress = func(backup.Progress) {
-			if files++; files == 20 {
-				cancel()
+// The store may lie in a tree by another name, that of a bind mount. To copy
+// that would have no end, and to replace it would be the end of the store.
+func TestTreeThatHoldsTheStoreThroughAMountLeavesItAlone(t *testing.T) {
+	for _, tc := range []struct{ name, mounted string }{
+		{"dir", "disk/d/backups"},
+		{"snapshots", "disk/d/backups/snapshots"},
+		{"what_it_lies_in", "disk/d"},
+		{"two_above", "disk"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := osWorld(t)
+			w.write(t, "tree/a", "a")
+			w.mkdir(t, "tree/m")
+			w.mkdir(t, "disk/d/backups/snapshots")
+			mount(t, w.path("tree/m"), "--bind", w.path(tc.mounted))
+			ctx, cancel := context.WithCancel(t.Context())
+			files := 0
+			s := w.store(t, withSources(w.treeSource("tree")), func(cfg *backup.Config) {
+				cfg.Dir = w.path("disk/d/backups")
+				cfg.Progress = func(backup.Progress) {
+					if files++; files == 40 {
+						cancel()
+					}
+				}
+			})
+			var first string
+			for range 2 {
+				snap, err := s.Create(ctx, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if snap.Files != 1 {
+					t.Errorf("%d files, want the one that is not the store's", snap.Files)
+				}
+				first = snap.Stamp
 			}
-		}
-	})
-	for range 2 {
-		snap, err := s.Create(ctx, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if snap.Files != 1 {
-			t.Errorf("%d files, want the one that is not the store's", snap.Files)
+			files = 100
+			r, err := s.Restore(ctx, first, &backup.RestoreOptions{ConfirmServiceStopped: true, SkipSafetySnapshot: true})
+			if r != nil || err == nil || !strings.Contains(err.Error(), "the store itself") {
+				t.Errorf("got %+v, %v, want a refusal", r, err)
+			}
+			if listed, err := s.List(t.Context()); err != nil || len(listed) != 2 || w.exists(t, "disk/d/backups/restore-journal.json") {
+				t.Errorf("the store has %+v, %v", listed, err)
+			}
+		})
+	}
+}
+
+// A tree may be the store by another name: that of a link.
+func TestTreeThatIsTheStoreIsRefused(t *testing.T) {
+	for _, name := range []string{"backups", "backups/snapshots"} {
+		w := osWorld(t)
+		w.mkdir(t, "backups/snapshots")
+		w.symlink(t, name, "tree")
+		snap, err := w.store(t, withSources(w.treeSource("tree"))).Create(t.Context(), nil)
+		if snap != nil || err == nil || !strings.Contains(err.Error(), "the store itself") {
+			t.Errorf("%s: got %+v, %v, want a refusal", name, snap, err)
 		}
 	}
 }
@@ -541,6 +609,37 @@ func TestFileThatIsReplacedAllTheTimeIsCopied(t *testing.T) {
 				t.Fatalf("%s: %d bytes, beginning with %.8q", source.Name, len(got), got)
 			}
 		}
+	}
+}
+
+// A file may be rewritten in place and look as old as before: rsync --inplace
+// --times does that.
+func TestFileWhoseTimeIsSetBackIsNotTorn(t *testing.T) {
+	w := osWorld(t)
+	contents := []string{strings.Repeat("old ", 1<<20), strings.Repeat("new ", 1<<20)}
+	w.write(t, "live/f", contents[0])
+	w.attribute(t, "live/f", 0o644, ancient)
+	for _, source := range []backup.Source{w.file("live/f"), w.treeSource("live")} {
+		written := 0
+		snap := mustCreate(t, w.store(t, withSources(source), atFirst(source.Name, func() {
+			written++
+			f, err := os.OpenFile(w.path("live/f"), os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := f.WriteString(contents[1]); err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(f.Close(), os.Chtimes(w.path("live/f"), ancient, ancient)); err != nil {
+				t.Fatal(err)
+			}
+		})))
+		got := w.read(t, "backups/snapshots/"+snap.Stamp+"/"+source.Name+"/f")
+		if written != 1 || !slices.Contains(contents, got) {
+			t.Errorf("%s: torn: it begins with %.8q and ends with %q", source.Name, got, got[len(got)-8:])
+		}
+		w.write(t, "live/f", contents[0])
+		w.attribute(t, "live/f", 0o644, ancient)
 	}
 }
 

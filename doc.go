@@ -88,8 +88,9 @@
 //   - A safety snapshot of all that is about to be replaced comes first,
 //     unless it is declined. To restore that one is to undo the restore. A
 //     live database that is damaged does not stop it: its files are copied
-//     as they lie, sidecars included. Nor does what cannot be read: it is
-//     left out, which is a [Problem].
+//     as they lie, sidecars included. Nor does what a damaged medium does
+//     not give back: it is left out, which is a [Problem] that Restore
+//     returns. What this process may not read does stop it.
 //   - All sources are replaced or none, whatever fails and whenever the
 //     power goes. After a crash, [Store.Recover] finishes or undoes what was
 //     begun, and reads back what it put in place; until then, every operation
@@ -152,6 +153,10 @@
 //     begin one after the other. Files and trees are copied later still.
 //   - The files of a Tree are not of one instant with one another, unless
 //     its [Source].Quiesce holds the writers off.
+//   - A file is seen to change by its size and times, in the end. Who writes
+//     through a memory mapping may leave the times as they are for as long as
+//     it lasts: such a file may be torn, and called good. Have Quiesce flush
+//     it (msync(2)) and hold its writers off.
 //   - In rollback mode (any journal_mode but WAL) a writer cannot commit
 //     from the beginning of Create until its database has been copied. All
 //     read transactions begin first, so that it waits for the databases that

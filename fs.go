@@ -34,11 +34,12 @@ type fileInfo struct {
 	mode  fs.FileMode
 	size  int64
 	mtime time.Time
+	ctime time.Time   // see changeTime
 	sys   fs.FileInfo // for os.SameFile; nil where there is no identity
 }
 
 func newFileInfo(fi fs.FileInfo) fileInfo {
-	info := fileInfo{name: fi.Name(), mode: fi.Mode(), size: fi.Size(), mtime: fi.ModTime()}
+	info := fileInfo{name: fi.Name(), mode: fi.Mode(), size: fi.Size(), mtime: fi.ModTime(), ctime: changeTime(fi)}
 	if fi.IsDir() {
 		info.mode |= fs.ModeDir // MemMapFs forgets it on directories made on the way to a file
 		info.size = 0
@@ -63,9 +64,9 @@ func (fi fileInfo) sameFile(other fileInfo) bool {
 }
 
 // unchanged reports whether nothing suggests that the file was written to
-// between the two.
+// between the two. Who writes may set the time of modification back.
 func (fi fileInfo) unchanged(other fileInfo) bool {
-	return fi.sameFile(other) && fi.size == other.size && fi.mtime.Equal(other.mtime)
+	return fi.sameFile(other) && fi.size == other.size && fi.mtime.Equal(other.mtime) && fi.ctime.Equal(other.ctime)
 }
 
 // errNotRegular: a name is not, or no longer, a regular file.

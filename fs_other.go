@@ -2,6 +2,11 @@
 
 package backup
 
+import (
+	"io/fs"
+	"time"
+)
+
 const (
 	oNonblock        = 0
 	syncsDirectories = false // a directory handle cannot be flushed
@@ -9,6 +14,9 @@ const (
 
 // device returns nil: there is no telling.
 func (fi fileInfo) device() any { return nil }
+
+// changeTime returns zero: there is no such time.
+func changeTime(fs.FileInfo) time.Time { return time.Time{} }
 
 // chown does nothing: who creates a file owns it.
 func (d *dir) chown(string, fileInfo) error { return nil }

@@ -7,6 +7,7 @@ import (
 	"hash"
 	"maps"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -29,9 +30,9 @@ func (s *Store) probeSource(ctx context.Context, src *Source) error {
 	return running
 }
 
-// eachLive calls fn for all that there is of a source: a File or Database
-// with its sidecars, or what is in a Tree and neither a restore's nor
-// anybody else's.
+// eachLive calls fn for all that there is of a source: a File, a Database with
+// its sidecars, or what is in a Tree and neither a restore's nor anybody
+// else's.
 func (s *Store) eachLive(ctx context.Context, src *Source, fn walkFunc) error {
 	root, base, err := s.swapRoot(src)
 	if err != nil {
@@ -45,13 +46,17 @@ func (s *Store) eachLive(ctx context.Context, src *Source, fn walkFunc) error {
 	if src.Kind == Tree {
 		layout := s.holes(src)
 		return d.walk(ctx, ".", func(at place, name string, fi fileInfo) error {
-			if layout.isHole(name) || fi.isStore(layout.store) || strings.HasPrefix(path.Base(name), stagingPrefix) {
+			if layout.isHole(name) || layout.isStore(fi) || strings.HasPrefix(path.Base(name), stagingPrefix) {
 				return skip(fi)
 			}
 			return fn(at, name, fi)
 		}, func(string, error) error { return nil }) // what cannot be read is for those who need to
 	}
-	for _, suffix := range append([]string{""}, sidecars...) {
+	suffixes := []string{""}
+	if src.Kind == Database {
+		suffixes = append(suffixes, sidecars...)
+	}
+	for _, suffix := range suffixes {
 		at := place{d, base + suffix}
 		fi, err := at.lstat()
 		if err == nil {
@@ -74,8 +79,12 @@ func (r *restorer) look(ctx context.Context) map[string]string {
 			mounts, err := r.mountsIn(src)
 			fmt.Fprintln(sum, mounts, err)
 		}
-		err := r.eachLive(ctx, src, func(_ place, name string, fi fileInfo) error {
-			addLook(sum, name, fi)
+		_, base, _ := r.swapRoot(src) // eachLive tells
+		made := r.madeIn(src)
+		err := r.eachLive(ctx, src, func(at place, name string, fi fileInfo) error {
+			if !made[name] && !isOwnSidecar(base, at, fi) {
+				addLook(sum, name, fi)
+			}
 			return nil
 		})
 		fmt.Fprintln(sum, err)
@@ -92,14 +101,49 @@ func (s *Store) mountsIn(src *Source) ([]string, error) {
 	return layout.fixed, nil
 }
 
-// addLook leaves out what we may change ourselves, by reading a database and
-// by making directories to stage in. (Who commits writes to a database or to
-// its -wal.)
+// madeIn returns the directories in a tree that were made to stage in.
+func (r *restorer) madeIn(src *Source) map[string]bool {
+	made := make(map[string]bool)
+	root := realPath(r.cfg.Fs, src.Path)
+	for _, sw := range r.journal.Swaps {
+		for _, p := range sw.Made {
+			if rel, err := filepath.Rel(root, realPath(r.cfg.Fs, string(p))); err == nil {
+				made[filepath.ToSlash(rel)] = true
+			}
+		}
+	}
+	return made
+}
+
+// isOwnSidecar reports whether a file may have come of our reading the database
+// beside it, which is called base unless it is in a tree. (Who commits writes
+// to the database, or has bytes in its -wal.)
+func isOwnSidecar(base string, at place, fi fileInfo) bool {
+	for _, suffix := range sidecars {
+		main, ok := strings.CutSuffix(at.name, suffix)
+		if !ok || suffix == "-wal" && fi.size > 0 {
+			continue
+		}
+		if base != "" {
+			return main == base
+		}
+		db := place{at.dir, main}
+		info, err := db.lstat()
+		if err != nil || !info.isRegular() {
+			continue
+		}
+		if is, err := hasDatabaseHeader(db, info); err == nil && is {
+			return true
+		}
+	}
+	return false
+}
+
+// addLook leaves out the times of directories, which change as we stage in
+// them.
 func addLook(sum hash.Hash, name string, fi fileInfo) {
-	switch {
-	case fi.isDir(), strings.HasSuffix(name, "-shm"), strings.HasSuffix(name, "-journal"):
-		return
-	case strings.HasSuffix(name, "-wal") && fi.size == 0:
+	if fi.isDir() {
+		fmt.Fprintf(sum, "%q %v\n", name, fi.mode)
 		return
 	}
 	if fi.sys == nil {

@@ -54,7 +54,8 @@ const (
 	CodeRawCopy      Code = "raw_copy"      // a database that could not be copied hot; its files were copied as they lay
 
 	// CodeSourceUnreadable: a source, or something in it, could not be read
-	// and is left out. Only a safety snapshot is taken all the same.
+	// for damage to its medium, and is left out. Only a safety snapshot is
+	// taken all the same.
 	CodeSourceUnreadable Code = "source_unreadable"
 )
 

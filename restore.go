@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 )
 
@@ -52,6 +53,10 @@ type Restoration struct {
 	IntegrityOK bool     // reports whether all restored databases passed SQLite's checks in their place
 	Bytes       int64
 	DryRun      bool
+
+	// SafetyProblems are those of the safety snapshot. If there are any, to
+	// restore it does not bring back all of what there was.
+	SafetyProblems []Problem
 }
 
 // MarshalJSON uses the names of the Python module: an empty SafetyStamp is
@@ -62,13 +67,14 @@ func (r *Restoration) MarshalJSON() ([]byte, error) {
 		safety = &r.SafetyStamp
 	}
 	return json.Marshal(struct {
-		Stamp       string   `json:"stamp"`
-		Restored    []string `json:"restored"`
-		SafetyStamp *string  `json:"pre_restore_snapshot"`
-		IntegrityOK bool     `json:"restored_integrity_ok"`
-		Bytes       int64    `json:"bytes"`
-		DryRun      bool     `json:"dry_run"`
-	}{r.Stamp, r.Restored, safety, r.IntegrityOK, r.Bytes, r.DryRun})
+		Stamp          string    `json:"stamp"`
+		Restored       []string  `json:"restored"`
+		SafetyStamp    *string   `json:"pre_restore_snapshot"`
+		SafetyProblems []Problem `json:"pre_restore_problems,omitempty"`
+		IntegrityOK    bool      `json:"restored_integrity_ok"`
+		Bytes          int64     `json:"bytes"`
+		DryRun         bool      `json:"dry_run"`
+	}{r.Stamp, r.Restored, safety, r.SafetyProblems, r.IntegrityOK, r.Bytes, r.DryRun})
 }
 
 // Restore replaces the live state by a snapshot's: all of its sources or, if
@@ -167,9 +173,11 @@ func (r *restorer) run(ctx context.Context, stamp string, opts *RestoreOptions) 
 		return nil, err
 	}
 	if !opts.SkipSafetySnapshot {
-		if result.SafetyStamp, err = r.takeSafetySnapshot(ctx); err != nil {
+		safety, err := r.takeSafetySnapshot(ctx)
+		if err != nil {
 			return nil, fmt.Errorf("safety snapshot, which SkipSafetySnapshot does without: %w", err)
 		}
+		result.SafetyStamp, result.SafetyProblems = safety.Stamp, safety.Problems
 		r.journal.Safety = result.SafetyStamp
 	}
 	err = r.replace(ctx, seen)
@@ -306,7 +314,7 @@ func (r *restorer) probe(ctx context.Context) error {
 
 // takeSafetySnapshot copies what is about to be replaced, in whatever state
 // it is.
-func (r *restorer) takeSafetySnapshot(ctx context.Context) (string, error) {
+func (r *restorer) takeSafetySnapshot(ctx context.Context) (*Snapshot, error) {
 	req := createRequest{CreateOptions: CreateOptions{Origin: OriginPreRestore}, lenient: true}
 	for _, src := range r.sources {
 		safe := *src
@@ -314,10 +322,13 @@ func (r *restorer) takeSafetySnapshot(ctx context.Context) (string, error) {
 		req.sources = append(req.sources, safe)
 	}
 	snap, err := r.create(ctx, req)
-	if err != nil {
-		return "", notCarriedOut(err)
+	if errors.Is(err, fs.ErrPermission) {
+		err = fmt.Errorf("%w: run it as a user who may read all that is to be replaced", err)
 	}
-	return snap.Stamp, nil
+	if err != nil {
+		return nil, notCarriedOut(err)
+	}
+	return snap, nil
 }
 
 // replace stages, swaps and verifies. Whatever fails, it leaves the old

@@ -197,6 +197,11 @@ func TestRestoreNoticesAWriteAfterTheSafetySnapshot(t *testing.T) {
 		"database":      func(w *world) { w.exec(t, "data/atocore.db", "CREATE TABLE late (x)") },
 		"file":          func(w *world) { w.write(t, "config/project-registry.json", "late") },
 		"tree":          func(w *world) { w.write(t, "chroma/late", "late") },
+		"new_directory": func(w *world) { w.mkdir(t, "chroma/late") },
+		// These are named like what SQLite makes, and are not.
+		"journal":       func(w *world) { w.write(t, "chroma/travel-journal", "late") },
+		"shm":           func(w *world) { w.write(t, "chroma/a-shm", "late") },
+		"empty_wal":     func(w *world) { w.write(t, "chroma/a-wal", "") },
 		"file_replaced": func(w *world) { w.drop(t, "config/project-registry.json") },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -221,6 +226,30 @@ func TestRestoreNoticesAWriteAfterTheSafetySnapshot(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What the restore itself makes in a tree is no write of others: directories
+// for what another source has there, and what SQLite leaves beside a database
+// that is read.
+func TestRestoreDoesNotNoticeItself(t *testing.T) {
+	eachNativeFs(t, func(t *testing.T, w *world) {
+		w.write(t, "tree/a", "a")
+		w.write(t, "tree/sub/deep/f", "f")
+		w.exec(t, "tree/app.db", "PRAGMA journal_mode=WAL; CREATE TABLE t (x)")
+		s := w.store(t, withSources(w.treeSource("tree"), w.file("tree/sub/deep/f")))
+		stamp := mustCreate(t, s).Stamp
+		if err := w.fs.RemoveAll(w.path("tree/sub")); err != nil {
+			t.Fatal(err)
+		}
+		w.restore(t, s, stamp)
+		if got := w.read(t, "tree/sub/deep/f"); got != "f" {
+			t.Errorf("got %q", got)
+		}
+		if err := w.fs.RemoveAll(w.path("tree")); err != nil {
+			t.Fatal(err)
+		}
+		w.restore(t, s, stamp)
+	})
 }
 
 // A service that is started while the restore is being prepared is seen.

@@ -292,15 +292,11 @@ func (r *restorer) listOldOfTree(sw *swap, src *Source) error {
 	if err != nil {
 		return err
 	}
-	own, err := r.root.lstat(".")
-	if err != nil {
-		return err
-	}
 	here, err := sw.dir.lstat(".")
 	if err != nil {
 		return err
 	}
-	if here.isStore(own) {
+	if layout.isStore(here) {
 		return fmt.Errorf("%s is the store itself by another name: keep it out of the tree", sw.Root)
 	}
 	found, err := sw.dir.readDir(".")
@@ -308,9 +304,10 @@ func (r *restorer) listOldOfTree(sw *swap, src *Source) error {
 		child := path.Join(filepath.ToSlash(rel), fi.name)
 		switch {
 		case strings.HasPrefix(fi.name, stagingPrefix), layout.isHole(child), slices.Contains(layout.fixed, child):
-		case fi.isStore(own):
-			return fmt.Errorf("%s is the store itself by another name: keep it out of the tree", sw.dir.full(fi.name))
 		default:
+			if err := layout.mustNotHoldStore(place{sw.dir, fi.name}); err != nil {
+				return err
+			}
 			sw.Old = append(sw.Old, rawString(fi.name))
 		}
 	}

@@ -1,6 +1,8 @@
 package backup
 
 import (
+	"context"
+	"fmt"
 	"path"
 	"path/filepath"
 	"slices"
@@ -15,7 +17,7 @@ type treeLayout struct {
 	holes     []string
 	databases []string // those holes that are Databases
 
-	store fileInfo // the store's directory, if there is one
+	store []fileInfo // the directories of the store, as far as there are any
 
 	// fixed are the directories that a restore leaves where they are, the
 	// tree's own, ".", first: what leads to holes, mount points, and what
@@ -36,9 +38,11 @@ func (s *Store) holes(src *Source) *treeLayout {
 		return filepath.ToSlash(rel), true
 	}
 	add(s.cfg.Dir)
-	if d, err := openDir(s.cfg.Fs, s.cfg.Dir); err == nil {
-		l.store, _ = d.lstat(".") // one that is not to be had is not to be met with
-		d.close()
+	for _, dir := range []string{s.cfg.Dir, filepath.Join(s.cfg.Dir, snapshotsName)} {
+		if d, err := openDir(s.cfg.Fs, dir); err == nil { // one that is not to be had is not to be met with
+			l.addStore(d)
+			d.close()
+		}
 	}
 	for _, other := range s.cfg.Sources {
 		if other.Name == src.Name {
@@ -51,10 +55,28 @@ func (s *Store) holes(src *Source) *treeLayout {
 	return l
 }
 
-// isStore reports whether a directory is the store's, whose lstat is own, by
-// whatever name.
-func (fi fileInfo) isStore(own fileInfo) bool {
-	return fi.isDir() && fi.sys != nil && fi.sameFile(own)
+// addStore has a directory of the store known by its identity.
+func (l *treeLayout) addStore(d *dir) {
+	if fi, err := d.lstat("."); err == nil && fi.sys != nil {
+		l.store = append(l.store, fi)
+	}
+}
+
+// isStore reports whether a directory is one of the store's, by whatever name:
+// that of a bind mount, say, of the store or of what it lies in.
+func (l *treeLayout) isStore(fi fileInfo) bool {
+	return fi.isDir() && fi.sys != nil && slices.ContainsFunc(l.store, fi.sameFile)
+}
+
+// mustNotHoldStore refuses a directory that is, or leads to, one of the
+// store's. Capture leaves that alone, but a restore would move it.
+func (l *treeLayout) mustNotHoldStore(at place) error {
+	return at.dir.walk(context.Background(), at.name, func(at place, _ string, fi fileInfo) error {
+		if l.isStore(fi) {
+			return fmt.Errorf("%s is the store itself by another name: keep it out of the tree", at.full())
+		}
+		return nil
+	}, func(string, error) error { return nil }) // what cannot be read is for those who need to
 }
 
 // treeLayout returns the layout of a tree for a restore.

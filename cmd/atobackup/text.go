@@ -157,6 +157,10 @@ func (c *call) writeRestoration(w io.Writer, r *backup.Restoration) {
 		fmt.Fprintf(w, " -config %s", c.configFile)
 	}
 	fmt.Fprintf(w, " -confirm-service-stopped %s\n", r.SafetyStamp)
+	if len(r.SafetyProblems) > 0 {
+		fmt.Fprintf(w, "It has %s, and the undo brings back no more than it has:\n", count(len(r.SafetyProblems), "problem"))
+		writeProblems(w, r.SafetyProblems)
+	}
 }
 
 func writeRecovery(w io.Writer, r *backup.Recovery) {

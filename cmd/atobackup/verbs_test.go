@@ -319,7 +319,11 @@ func TestRestoreAccepts(t *testing.T) {
 	restore := []string{"restore", "latest", "-only", "chroma", "-confirm-service-stopped"}
 	contains(t, w.must(t, exitInvalid, restore...).stderr, "raw_copy", "-accept CODE")
 	w.must(t, exitInvalid, append(restore, "-accept", "file_changed")...)
-	contains(t, w.must(t, exitDone, append(restore, "-accept", "file_changed", "-accept", "raw_copy")...).stdout, "was put back as it had been found")
+	contains(t, w.must(t, exitDone, append(restore, "-accept", "file_changed", "-accept", "raw_copy")...).stdout, "was put back as it had been found",
+		"It has 1 problem, and the undo brings back no more than it has:\n  raw_copy: \"chroma/fake.db\": ")
+	if w.must(t, exitDone, append(restore, "-accept", "raw_copy", "-json")...).fields(t)["pre_restore_problems"] == nil {
+		t.Error("-json: the problems of the safety snapshot are not there")
+	}
 	contains(t, w.must(t, exitUsage, append(restore, "-accept", "db_missing")...).stderr, "want one of [file_changed file_vanished raw_copy db_corrupt check_failed]")
 }
 
