@@ -146,7 +146,7 @@ func (t *target) hasSidecars() bool {
 // scan sums up a tree and finds its databases.
 func (c *capture) scan(ctx context.Context, t *target) error {
 	return t.dir.walk(ctx, t.name, func(at place, name string, fi fileInfo) error {
-		if t.layout.isHole(name) || t.layout.isStore(fi) {
+		if t.layout.isHole(name) || t.layout.isStore(fi) || fi.isStaging() {
 			return skip(fi)
 		}
 		t.files++

@@ -52,6 +52,9 @@ func (c *capture) copyTree(ctx context.Context, t *target) error {
 		switch {
 		case t.layout.isHole(name) || t.layout.isStore(fi):
 			return skip(fi)
+		case fi.isStaging():
+			c.note(CodeFileChanged, t, to, "was left by a restore, and is not copied")
+			return skip(fi)
 		case fi.isDir():
 			err := c.makeDir(to, fi)
 			dirs = append(dirs, c.entries[len(c.entries)-1])

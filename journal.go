@@ -100,7 +100,7 @@ func (ss *session) checkSwap(sw *swap) error {
 	if !ok {
 		return fmt.Errorf("source %q is not configured", sw.Source)
 	}
-	if !strings.HasPrefix(sw.Staging, stagingPrefix) || !isBaseName(sw.Staging) {
+	if stagedFor(sw.Staging) != sw.Source || !isBaseName(sw.Staging) {
 		return fmt.Errorf("source %q: staging directory %q", src.Name, sw.Staging)
 	}
 	root, base, err := ss.swapRoot(src)
@@ -336,7 +336,7 @@ func (s *Store) checkOrphans() error {
 		names, _ := d.readNames(".")
 		d.close()
 		for _, name := range names {
-			if strings.HasPrefix(name, stagingPrefix) && strings.HasSuffix(name, "-"+src.Name) {
+			if stagedFor(name) == src.Name {
 				return fmt.Errorf("%w: %s was left by a restore whose journal is not in %s: is that the right directory, and mounted?",
 					ErrRecoveryPending, d.full(name), s.cfg.Dir)
 			}

@@ -46,7 +46,7 @@ func (s *Store) eachLive(ctx context.Context, src *Source, fn walkFunc) error {
 	if src.Kind == Tree {
 		layout := s.holes(src)
 		return d.walk(ctx, ".", func(at place, name string, fi fileInfo) error {
-			if layout.isHole(name) || layout.isStore(fi) || strings.HasPrefix(path.Base(name), stagingPrefix) {
+			if layout.isHole(name) || layout.isStore(fi) || fi.isStaging() {
 				return skip(fi)
 			}
 			return fn(at, name, fi)

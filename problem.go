@@ -49,7 +49,7 @@ const (
 // What can go wrong while a copy is taken. The snapshot is intact as far as
 // it goes, but it is not a faithful picture of the source.
 const (
-	CodeFileChanged  Code = "file_changed"  // changed under each of several attempts to copy it
+	CodeFileChanged  Code = "file_changed"  // changed under each of several attempts to copy it, or see its Detail
 	CodeFileVanished Code = "file_vanished" // was listed, and gone when it was copied
 	CodeRawCopy      Code = "raw_copy"      // a database that could not be copied hot; its files were copied as they lay
 

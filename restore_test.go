@@ -752,6 +752,52 @@ func TestRestoreOfTree(t *testing.T) {
 	})
 }
 
+// Only what is named just like a restore's own directories is taken for one.
+func TestTreeMayHaveNamesLikeARestores(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		w.write(t, "tree/.atobackup-notes", "n")
+		w.write(t, "tree/.atobackup-x-tree/f", "f")
+		w.write(t, "tree/.atobackup-0123456789abcdef/f", "f")
+		w.write(t, "tree/sub/.atobackup-mine/f", "f")
+		snap := w.roundTrip(t, "tree")
+		w.restore(t, w.store(t, withSources(w.treeSource("tree"))), snap.Stamp)
+		if diff := cmp.Diff([]string{".", ".atobackup-0123456789abcdef", ".atobackup-0123456789abcdef/f", ".atobackup-notes",
+			".atobackup-x-tree", ".atobackup-x-tree/f", "sub", "sub/.atobackup-mine", "sub/.atobackup-mine/f"}, w.names(t, "tree")); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	})
+}
+
+// What the restore of another store has left may be all that there is of
+// something.
+func TestTreeWithWhatARestoreHasLeftIsNotReplaced(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		const left = "tree/sub/.atobackup-0123456789abcdef-other"
+		w.write(t, "tree/a", "a")
+		w.write(t, left+"/old/f", "f")
+		s := w.store(t, withSources(w.treeSource("tree")))
+		snap, err := s.Create(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]string{"file_changed " + left}, problemsOf(snap)); diff != "" {
+			t.Errorf("noted (-want +got):\n%s", diff)
+		}
+		if w.exists(t, "backups/snapshots/"+snap.Stamp+"/"+left) {
+			t.Error("it was copied")
+		}
+		r, err := s.Restore(t.Context(), snap.Stamp, &backup.RestoreOptions{
+			ConfirmServiceStopped: true, Accept: []backup.Code{backup.CodeFileChanged},
+		})
+		if r != nil || err == nil || !strings.Contains(err.Error(), w.path(left)) || w.pending(t) {
+			t.Errorf("got %+v, %v, want a refusal", r, err)
+		}
+		if got := w.read(t, left+"/old/f"); got != "f" {
+			t.Errorf("it has %q", got)
+		}
+	})
+}
+
 func TestRestoreOfEmptyTree(t *testing.T) {
 	eachFs(t, func(t *testing.T, w *world) {
 		w.seed(t)

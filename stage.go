@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -20,6 +21,20 @@ import (
 // stagingPrefix begins the names of the directories that a restore makes
 // beside, or for trees in, its targets.
 const stagingPrefix = ".atobackup-"
+
+var stagingPattern = regexp.MustCompile(`^` + regexp.QuoteMeta(stagingPrefix) + `[0-9a-f]{16}-(.+)$`)
+
+// stagedFor returns the source that a restore makes a directory of that name
+// for, or "".
+func stagedFor(name string) string {
+	if m := stagingPattern.FindStringSubmatch(name); m != nil {
+		return m[1]
+	}
+	return ""
+}
+
+// isStaging reports whether a restore makes such directories.
+func (fi fileInfo) isStaging() bool { return fi.isDir() && stagedFor(fi.name) != "" }
 
 // A stagedEntry is an entry of the snapshot on its way into a swap.
 type stagedEntry struct {
@@ -303,9 +318,9 @@ func (r *restorer) listOldOfTree(sw *swap, src *Source) error {
 	for _, fi := range found {
 		child := path.Join(filepath.ToSlash(rel), fi.name)
 		switch {
-		case strings.HasPrefix(fi.name, stagingPrefix), layout.isHole(child), slices.Contains(layout.fixed, child):
+		case fi.isStaging(), layout.isHole(child), slices.Contains(layout.fixed, child):
 		default:
-			if err := layout.mustNotHoldStore(place{sw.dir, fi.name}); err != nil {
+			if err := layout.mayMove(place{sw.dir, fi.name}); err != nil {
 				return err
 			}
 			sw.Old = append(sw.Old, rawString(fi.name))

@@ -68,12 +68,16 @@ func (l *treeLayout) isStore(fi fileInfo) bool {
 	return fi.isDir() && fi.sys != nil && slices.ContainsFunc(l.store, fi.sameFile)
 }
 
-// mustNotHoldStore refuses a directory that is, or leads to, one of the
-// store's. Capture leaves that alone, but a restore would move it.
-func (l *treeLayout) mustNotHoldStore(at place) error {
+// mayMove refuses what is, or leads to, a directory of the store's, or one that
+// a restore has made: a snapshot of the tree has neither, and whoever needs
+// them looks for them where they are.
+func (l *treeLayout) mayMove(at place) error {
 	return at.dir.walk(context.Background(), at.name, func(at place, _ string, fi fileInfo) error {
 		if l.isStore(fi) {
 			return fmt.Errorf("%s is the store itself by another name: keep it out of the tree", at.full())
+		}
+		if fi.isStaging() {
+			return fmt.Errorf("%s was left by a restore: have its store recover it, or move it out of the tree", at.full())
 		}
 		return nil
 	}, func(string, error) error { return nil }) // what cannot be read is for those who need to
