@@ -140,16 +140,16 @@ func isOwnSidecar(base string, at place, fi fileInfo) bool {
 }
 
 // addLook leaves out the times of directories, which change as we stage in
-// them.
+// them, and all permissions, which a power cut may undo.
 func addLook(sum hash.Hash, name string, fi fileInfo) {
 	if fi.isDir() {
-		fmt.Fprintf(sum, "%q %v\n", name, fi.mode)
+		fmt.Fprintf(sum, "%q dir\n", name)
 		return
 	}
 	if fi.sys == nil {
 		fi.mtime = time.Time{} // afero's MemMapFs changes it when a file is closed
 	}
-	fmt.Fprintf(sum, "%q %v %d %v\n", name, fi.mode, fi.size, fi.mtime)
+	fmt.Fprintf(sum, "%q %v %d %v\n", name, fi.mode.Type(), fi.size, fi.mtime)
 }
 
 // checkUnchanged refuses to replace what has changed since the safety snapshot was
