@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,7 +25,8 @@ func TestDrill(t *testing.T) {
 	}
 }
 
-// The original keeps its bytes, and its connections.
+// The original keeps its rows, and its connections. (Its log may be checkpointed
+// meanwhile, as it may be at any time.)
 func TestDrillOnCopy(t *testing.T) {
 	db := filepath.Join(t.TempDir(), "original.db")
 	conn, err := sqlite3.Open(db)
@@ -37,8 +39,6 @@ func TestDrillOnCopy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	before := readAll(t, db, db+"-wal")
-
 	var out strings.Builder
 	if err := run(t.Context(), &out, db, false); err != nil {
 		t.Fatalf("%v\n%s", err, &out)
@@ -46,11 +46,14 @@ func TestDrillOnCopy(t *testing.T) {
 	if !strings.Contains(out.String(), "users 1") {
 		t.Errorf("the drill was not on a copy of the database:\n%s", &out)
 	}
-	if !bytes.Equal(readAll(t, db, db+"-wal"), before) {
-		t.Error("the original has changed")
-	}
 	if err := conn.Exec("INSERT INTO users VALUES ('after')"); err != nil {
 		t.Error(err)
+	}
+	if got, want := rows(t, conn, "SELECT name FROM users"), []string{"in the write-ahead log", "after"}; !slices.Equal(got, want) {
+		t.Errorf("the original has %q, want %q", got, want)
+	}
+	if got := rows(t, conn, "PRAGMA integrity_check"); !slices.Equal(got, []string{"ok"}) {
+		t.Errorf("the original: %q", got)
 	}
 }
 
@@ -68,15 +71,19 @@ func TestDrillFails(t *testing.T) {
 	}
 }
 
-func readAll(t *testing.T, names ...string) []byte {
+func rows(t *testing.T, conn *sqlite3.Conn, sql string) []string {
 	t.Helper()
-	var all []byte
-	for _, name := range names {
-		data, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, data...)
+	stmt, _, err := conn.Prepare(sql)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stmt.Close()
+	var all []string
+	for stmt.Step() {
+		all = append(all, stmt.ColumnText(0))
+	}
+	if err := stmt.Err(); err != nil {
+		t.Fatal(err)
 	}
 	return all
 }
