@@ -255,6 +255,16 @@ func (c *capture) tryCopyFile(ctx context.Context, t *target, from place, to str
 			return e, false, err
 		}
 	}
+	hides, err := hidesSize(f, src, before)
+	if err != nil {
+		return e, false, err
+	}
+	if hides && (c.lenient || t.Kind != Tree) {
+		return e, false, &fs.PathError{Op: "read", Path: from.full(), Err: errHidesSize}
+	}
+	if hides {
+		c.note(CodeFileChanged, t, to, errHidesSize.Error())
+	}
 	var done copied
 	var written fs.FileInfo
 	out := c.at(to)
@@ -287,6 +297,30 @@ func (c *capture) tryCopyFile(ctx context.Context, t *target, from place, to str
 		err = errors.Join(err, out.remove())
 	}
 	return e, stable && done.size == before.size, err
+}
+
+// errHidesSize: there is no telling where the file ends, if it does. Files of
+// the kernel's are such, as in /proc, and those of some FUSE file systems.
+var errHidesSize = errors.New("its size is said to be 0, and it has bytes: it cannot be copied")
+
+// hidesSize reports whether a file that is said to be empty is not, unless it
+// has grown since.
+func hidesSize(f afero.File, src io.ReaderAt, info fileInfo) (bool, error) {
+	if info.size > 0 {
+		return false, nil
+	}
+	n, err := src.ReadAt(make([]byte, 1), 0)
+	if n == 0 {
+		if err == io.EOF {
+			err = nil
+		}
+		return false, err
+	}
+	now, err := f.Stat()
+	if err != nil {
+		return false, sourceError{err}
+	}
+	return now.Size() == 0, nil
 }
 
 // isOfOneInstant reports whether a file that may have been written to was

@@ -201,3 +201,38 @@ func TestHugeFilesDoNotFillTheMemory(t *testing.T) {
 		})
 	}
 }
+
+// Files of the kernel's, and of some others, are of size 0, and have bytes.
+func TestFileThatHidesItsSizeIsNotCalledGood(t *testing.T) {
+	const hides = "/proc/version"
+	t.Run("file", func(t *testing.T) {
+		w := osWorld(t)
+		source := backup.Source{Name: "f", Kind: backup.File, Path: hides}
+		snap, err := w.store(t, withSources(source)).Create(t.Context(), nil)
+		if snap != nil || err == nil || !strings.Contains(err.Error(), hides) {
+			t.Errorf("got %+v, %v, want a refusal", snap, err)
+		}
+		w.mustHaveNoSnapshots(t)
+	})
+	t.Run("tree", func(t *testing.T) {
+		w := osWorld(t)
+		w.write(t, "tree/a", "a")
+		w.write(t, "tree/empty", "")
+		w.write(t, "tree/f", "")
+		mount(t, w.path("tree/f"), "--bind", hides)
+		s := w.store(t, withSources(w.treeSource("tree")))
+		snap, err := s.Create(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]string{"file_changed tree/f"}, problemsOf(snap)); diff != "" {
+			t.Errorf("noted (-want +got):\n%s", diff)
+		}
+		r, err := s.Restore(t.Context(), snap.Stamp, &backup.RestoreOptions{
+			ConfirmServiceStopped: true, Accept: []backup.Code{backup.CodeFileChanged},
+		})
+		if r != nil || err == nil || !strings.Contains(err.Error(), w.path("tree/f")) {
+			t.Errorf("got %+v, %v, want a refusal: the safety snapshot lacks it", r, err)
+		}
+	})
+}
