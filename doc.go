@@ -162,6 +162,9 @@
 //     read transactions begin first, so that it waits for the databases that
 //     are copied before its own, too: those that are Sources in their order,
 //     then those in Trees. It waits as long as its own busy timeout says.
+//   - A context ends a check between the steps of SQLite. One call of a
+//     function in a schema made for the purpose, such as instr of two huge
+//     values in a CHECK, is not ended by it.
 //   - A database with 8 reserved bytes per page that are not the checksums of
 //     https://sqlite.org/cksumvfs.html cannot be copied.
 //   - A database in WAL mode cannot be copied from a read-only mount: whoever

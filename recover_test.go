@@ -231,6 +231,9 @@ func TestUndoPutsADatabaseBackAfterItsLog(t *testing.T) {
 			return syscall.EIO // so that all is undone
 		case op == "rename" && strings.Contains(p, "/old/atocore.db"):
 			back = append(back, path.Base(p))
+			if journal := w.read(t, journalFile); !strings.Contains(journal, `"phase": "undo"`) {
+				t.Errorf("undone, while the journal has\n%s", journal)
+			}
 		}
 		return nil
 	})
@@ -239,6 +242,36 @@ func TestUndoPutsADatabaseBackAfterItsLog(t *testing.T) {
 	}
 	if diff := cmp.Diff(back, []string{"atocore.db-wal", "atocore.db"}); diff != "" {
 		t.Errorf("moved back (-got +want):\n%s", diff)
+	}
+}
+
+// Bytes that are not what was to be staged are noticed before anything is
+// exchanged.
+func TestStagedBytesAreVerifiedBeforeTheExchange(t *testing.T) {
+	w := newWorld(t, afero.NewMemMapFs(), "/srv")
+	w.small(t)
+	stamp := w.create(t, w.store(t)).Stamp
+	w.change(t)
+	before := w.liveState(t)
+	var moved []string
+	s := w.faulty(t, func(op, p string) error {
+		switch {
+		case op == "sync" && strings.HasSuffix(p, "/new/project-registry.json"):
+			return afero.WriteFile(w.fs, p, []byte("what the disk makes of it"), 0o600)
+		case op == "rename" && strings.Contains(p, ".atobackup-"), op == "rename" && path.Dir(p) != w.path("backups") && !strings.Contains(p, "snapshots"):
+			moved = append(moved, p)
+		}
+		return nil
+	})
+	r, err := s.Restore(t.Context(), stamp, confirmed)
+	if r != nil || !errors.Is(err, backup.CodeChecksumMismatch) || w.pending(t) {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if len(moved) > 0 {
+		t.Errorf("moved: %v", moved)
+	}
+	if diff := cmp.Diff(w.liveState(t), before); diff != "" {
+		t.Errorf("(-after +before):\n%s", diff)
 	}
 }
 
