@@ -240,6 +240,8 @@
 //   - Use another SQLite driver: the module in drivers.
 //
 // go test samples the first two in seconds; go test -crash.full tries all.
+// docs/safety.md lists what was left out of the code on purpose, and the test
+// that failed then.
 //
 // # Layout of a snapshot
 //
