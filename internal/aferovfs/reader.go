@@ -3,6 +3,7 @@ package aferovfs
 import (
 	"context"
 	"io"
+	"os"
 	"sync"
 
 	"github.com/ncruces/go-sqlite3"
@@ -26,13 +27,16 @@ const DB = "db"
 // needs no reads is not stopped by it, so set it on the connection as well;
 // see [sqlite3.Conn.SetInterrupt].
 //
-// The name may be opened many times, but its reads take turns, since the
-// files of a MemMapFs cannot read twice at a time. For reads side by side
-// register each handle.
+// The name may be opened many times. Reads of an [os.File] go on side by side;
+// all others take turns, since the files of a MemMapFs cannot read twice at a
+// time.
 //
 // Close every connection, then call unregister; see the package comment.
 func RegisterReader(ctx context.Context, r io.ReaderAt, size int64) (name string, unregister func() error) {
 	v := &readerVFS{ctx: ctx, r: r, end: size}
+	if _, ok := r.(*os.File); !ok {
+		v.turn = new(sync.Mutex)
+	}
 	return v.reg.register(v)
 }
 
@@ -42,8 +46,8 @@ type readerVFS struct {
 	end int64 // bytes
 	reg registration
 
-	mu sync.Mutex // held during reads
-	r  io.ReaderAt
+	turn *sync.Mutex // held during reads; nil: they need not take turns
+	r    io.ReaderAt
 }
 
 func (v *readerVFS) Open(name string, flags vfs.OpenFlag) (vfs.File, vfs.OpenFlag, error) {
@@ -61,6 +65,15 @@ func (v *readerVFS) Open(name string, flags vfs.OpenFlag) (vfs.File, vfs.OpenFla
 }
 
 func (v *readerVFS) size() (int64, error) { return v.end, nil }
+
+// read reads as much of p as there is.
+func (v *readerVFS) read(p []byte, off int64) (int, error) {
+	if v.turn != nil {
+		v.turn.Lock()
+		defer v.turn.Unlock()
+	}
+	return readFull(v.r, p[:min(int64(len(p)), v.end-off)], off, v.size)
+}
 
 // A readerFile is the database as one connection sees it.
 type readerFile struct {
@@ -86,9 +99,7 @@ func (f *readerFile) ReadAt(p []byte, off int64) (int, error) {
 	if off >= v.end {
 		return 0, io.EOF
 	}
-	v.mu.Lock()
-	n, err := readFull(v.r, p[:min(int64(len(p)), v.end-off)], off, v.size)
-	v.mu.Unlock()
+	n, err := v.read(p, off)
 	if err != nil {
 		return n, f.fail(err, sqlite3.IOERR_READ)
 	}
