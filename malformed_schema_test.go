@@ -71,18 +71,22 @@ func TestSchemaOfUnknownThingsIsNoDamage(t *testing.T) {
 	}
 }
 
+// wrongSchemas are SQL that makes a database wrong, and a word of what is said
+// of it.
+var wrongSchemas = map[string]struct{ sql, detail string }{
+	"check_that_fails":     {"PRAGMA ignore_check_constraints=ON; CREATE TABLE c (x CHECK (x > 9)); INSERT INTO c VALUES (1)", "CHECK"},
+	"null_in_not_null":     {"CREATE TABLE n (x); INSERT INTO n VALUES (NULL); UPDATE sqlite_schema SET sql = 'CREATE TABLE n (x NOT NULL)' WHERE name = 'n'", "NULL"},
+	"duplicate_in_unique":  {"CREATE TABLE u (x); CREATE INDEX i ON u (x); INSERT INTO u VALUES (1), (1); UPDATE sqlite_schema SET sql = 'CREATE UNIQUE INDEX i ON u (x)' WHERE name = 'i'", "unique"},
+	"syntax_error":         {"UPDATE sqlite_schema SET sql = 'CREATE TABLE t (' WHERE name = 't'", "malformed"},
+	"no_sql":               {"UPDATE sqlite_schema SET sql = NULL WHERE name = 't'", "malformed"},
+	"root_page_of_another": {"CREATE TABLE o (x); UPDATE sqlite_schema SET rootpage = 2", ""},
+	"root_page_beyond":     {"UPDATE sqlite_schema SET rootpage = 99999 WHERE name = 't'", ""},
+	"root_page_text":       {"UPDATE sqlite_schema SET rootpage = 'x' WHERE name = 't'", ""},
+	"attach_in_schema":     {"UPDATE sqlite_schema SET sql = 'ATTACH ''/etc/passwd'' AS x' WHERE name = 't'", ""},
+}
+
 func TestWrongSchemaIsFound(t *testing.T) {
-	for name, c := range map[string]struct{ sql, detail string }{
-		"check_that_fails":     {"PRAGMA ignore_check_constraints=ON; CREATE TABLE c (x CHECK (x > 9)); INSERT INTO c VALUES (1)", "CHECK"},
-		"null_in_not_null":     {"CREATE TABLE n (x); INSERT INTO n VALUES (NULL); UPDATE sqlite_schema SET sql = 'CREATE TABLE n (x NOT NULL)' WHERE name = 'n'", "NULL"},
-		"duplicate_in_unique":  {"CREATE TABLE u (x); CREATE INDEX i ON u (x); INSERT INTO u VALUES (1), (1); UPDATE sqlite_schema SET sql = 'CREATE UNIQUE INDEX i ON u (x)' WHERE name = 'i'", "unique"},
-		"syntax_error":         {"UPDATE sqlite_schema SET sql = 'CREATE TABLE t (' WHERE name = 't'", "malformed"},
-		"no_sql":               {"UPDATE sqlite_schema SET sql = NULL WHERE name = 't'", "malformed"},
-		"root_page_of_another": {"CREATE TABLE o (x); UPDATE sqlite_schema SET rootpage = 2", ""},
-		"root_page_beyond":     {"UPDATE sqlite_schema SET rootpage = 99999 WHERE name = 't'", ""},
-		"root_page_text":       {"UPDATE sqlite_schema SET rootpage = 'x' WHERE name = 't'", ""},
-		"attach_in_schema":     {"UPDATE sqlite_schema SET sql = 'ATTACH ''/etc/passwd'' AS x' WHERE name = 't'", ""},
-	} {
+	for name, c := range wrongSchemas {
 		t.Run(name, func(t *testing.T) {
 			problems := schemaProblems(t, c.sql)
 			if len(problems) == 0 || problems[0].Code != backup.CodeDatabaseCorrupt || !strings.Contains(problems[0].Detail, c.detail) {

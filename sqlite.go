@@ -18,7 +18,7 @@ import (
 	"github.com/atocore/backup/internal/aferovfs"
 )
 
-// Every connection is opened in this file, and every check of a copy made.
+// Every connection is opened in this file and in check.go.
 
 // A conn is a connection to a database on any file system.
 type conn struct {
@@ -90,13 +90,6 @@ func nativeURI(path string) (string, error) {
 // "x?_pragma=…".)
 func fileURI(path string, query url.Values) string {
 	return (&url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path), RawQuery: query.Encode()}).String()
-}
-
-// openCopy opens a finished copy, of which nothing can be changed and beside
-// which nothing is made. Reads fail once ctx is done.
-func openCopy(ctx context.Context, r io.ReaderAt, size int64) (*conn, error) {
-	vfsName, release := aferovfs.RegisterReader(ctx, r, size)
-	return openURI(ctx, fileURI(aferovfs.DB, url.Values{"vfs": {vfsName}}), sqlite3.OPEN_READWRITE, release)
 }
 
 func openURI(ctx context.Context, uri string, flags sqlite3.OpenFlag, release func() error) (*conn, error) {
@@ -361,60 +354,6 @@ func explain(err error) error {
 	return err
 }
 
-// checkCopy runs SQLite's checks, and the host's, on a finished copy. It
-// returns what they found; the error is for a check that was cut short.
-func checkCopy(ctx context.Context, r io.ReaderAt, size int64, level Level, hostCheck func(context.Context, *sqlite3.Conn) error) ([]Problem, error) {
-	if problems, ok := checkHeader(r, size); !ok || level == ValidateStructure {
-		return problems, nil
-	}
-	c, err := openCopy(ctx, r, size)
-	if err != nil {
-		return problemOf("open", err), ctx.Err()
-	}
-	var problems []Problem
-	err = guard(func() (err error) {
-		problems, err = runChecks(ctx, c, level, hostCheck)
-		return err
-	})
-	if err != nil {
-		problems = problemOf("check", err)
-	}
-	// SQLite describes a page that could not be read as if it were damaged.
-	if err := c.Close(); err != nil {
-		problems = []Problem{{Code: CodeUnreadable, Detail: err.Error()}}
-	}
-	return problems, ctx.Err()
-}
-
-func runChecks(ctx context.Context, c *conn, level Level, hostCheck func(context.Context, *sqlite3.Conn) error) ([]Problem, error) {
-	rows, err := integrityCheck(c, level)
-	if errors.Is(err, errNotPrepared) && !isDamage(err) {
-		// The schema needs collations or functions that the host did not
-		// register with sqlite3.AutoExtension. To compare the order of an
-		// index and to test constraints takes them; the rest does not.
-		err = errors.Join(c.AnyCollationNeeded(), c.Exec("PRAGMA ignore_check_constraints=ON"))
-		if err == nil {
-			rows, err = integrityCheck(c, ValidateQuick)
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	var problems []Problem
-	for _, row := range rows {
-		problems = append(problems, Problem{Code: CodeDatabaseCorrupt, Detail: row})
-	}
-	if hostCheck != nil && len(problems) == 0 && ctx.Err() == nil {
-		if err := hostCheck(ctx, c.Conn); err != nil {
-			problems = append(problems, Problem{Code: CodeCheckFailed, Detail: err.Error()})
-		}
-		for range c.Stmts() {
-			return append(problems, Problem{Code: CodeCheckFailed, Detail: "Check left a statement open"}), nil
-		}
-	}
-	return problems, nil
-}
-
 // leastDatabase is the size of the smallest page, and so of the smallest
 // database.
 const leastDatabase = 512 // bytes
@@ -451,43 +390,6 @@ func problemOf(op string, err error) []Problem {
 		p.Code = CodeUnreadable
 	}
 	return []Problem{p}
-}
-
-// errNotPrepared: a check could not even begin. The driver may panic instead
-// of saying so: it looks for an error in a schema within the check's own SQL.
-var errNotPrepared = errors.New("cannot be prepared")
-
-// integrityCheck returns the rows of SQLite's check that are not "ok". See
-// https://sqlite.org/pragma.html#pragma_integrity_check.
-func integrityCheck(c *conn, level Level) ([]string, error) {
-	pragma := "PRAGMA integrity_check"
-	if level == ValidateQuick {
-		pragma = "PRAGMA quick_check"
-	}
-	var stmt *sqlite3.Stmt
-	err := guard(func() (err error) {
-		stmt, _, err = c.Prepare(pragma)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("%s %w: %w", pragma, errNotPrepared, err)
-	}
-	var found []string
-	sound := false
-	for stmt.Step() {
-		if row := stmt.ColumnText(0); row == "ok" {
-			sound = true
-		} else {
-			found = append(found, row)
-		}
-	}
-	if err := errors.Join(stmt.Err(), stmt.Close()); err != nil {
-		return nil, err
-	}
-	if !sound && len(found) == 0 {
-		found = []string{"the check said nothing"}
-	}
-	return found, nil
 }
 
 // probeRunning returns ErrServiceRunning if anybody is seen to have the

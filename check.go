@@ -1,0 +1,264 @@
+package backup
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/ncruces/go-sqlite3"
+
+	"github.com/atocore/backup/internal/aferovfs"
+)
+
+// A hostCheck is a [Source.Check], or nil.
+type hostCheck func(context.Context, *sqlite3.Conn) error
+
+// A finishedCopy is a database of which nothing can be changed and beside
+// which nothing is made. Reads fail once ctx is done.
+type finishedCopy struct {
+	ctx   context.Context
+	size  int64 // bytes
+	level Level
+	crew  *crew
+	uri   string // while it is served
+}
+
+// checkCopy runs SQLite's checks, and the host's, on a finished copy. It
+// returns what they found; the error is for a check that was cut short.
+func checkCopy(ctx context.Context, r io.ReaderAt, size int64, level Level, host hostCheck) ([]Problem, error) {
+	_, native := r.(*os.File)
+	var problems []Problem
+	var err error
+	newCrew(native).runAlone(func(c *crew) {
+		problems, err = c.checkCopy(ctx, r, size, level, host)
+	})
+	return problems, err
+}
+
+// checkCopy is the function of that name, for a member of a crew.
+func (c *crew) checkCopy(ctx context.Context, r io.ReaderAt, size int64, level Level, host hostCheck) ([]Problem, error) {
+	if problems, ok := checkHeader(r, size); !ok || level == ValidateStructure {
+		return problems, nil
+	}
+	vfsName, release := aferovfs.RegisterReader(ctx, r, size)
+	f := &finishedCopy{ctx: ctx, size: size, level: level, crew: c, uri: fileURI(aferovfs.DB, url.Values{"vfs": {vfsName}})}
+	conn, err := f.open(release)
+	if err != nil {
+		return problemOf("open", err), ctx.Err()
+	}
+	var problems []Problem
+	err = guard(func() (err error) {
+		problems, err = f.runChecks(conn, host)
+		return err
+	})
+	if err != nil {
+		problems = problemOf("check", err)
+	}
+	// SQLite describes a page that could not be read as if it were damaged.
+	if err := conn.Close(); err != nil {
+		problems = []Problem{{Code: CodeUnreadable, Detail: err.Error()}}
+	}
+	return problems, ctx.Err()
+}
+
+// checkCache is how much of all databases that are checked at a time SQLite may
+// keep in memory. To compare an index with its table is to look up each row,
+// in no order: with the 2 MB of SQLite's default, half of the time goes into
+// reading the same pages again.
+const checkCache = 64 << 20 // bytes
+
+// open opens one more connection.
+func (f *finishedCopy) open(release func() error) (*conn, error) {
+	c, err := openURI(f.ctx, f.uri, sqlite3.OPEN_READWRITE, release)
+	if err == nil {
+		// If the schema is damaged this fails, as the checks will.
+		_ = guard(func() error { return c.Exec(fmt.Sprintf("PRAGMA cache_size=-%d", checkCache>>10/f.crew.size())) })
+	}
+	return c, err
+}
+
+func (f *finishedCopy) runChecks(c *conn, host hostCheck) ([]Problem, error) {
+	rows, err := f.integrityCheck(c)
+	if errors.Is(err, errNotPrepared) && !isDamage(err) {
+		// The schema needs collations or functions that the host did not
+		// register with sqlite3.AutoExtension. To compare the order of an
+		// index and to test constraints takes them; the rest does not.
+		err = errors.Join(c.AnyCollationNeeded(), c.Exec("PRAGMA ignore_check_constraints=ON"))
+		if err == nil {
+			rows, err = runPragma(c, quickCheck)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	var problems []Problem
+	for _, row := range rows {
+		problems = append(problems, Problem{Code: CodeDatabaseCorrupt, Detail: row})
+	}
+	if host != nil && len(problems) == 0 && f.ctx.Err() == nil {
+		if err := host(f.ctx, c.Conn); err != nil {
+			problems = append(problems, Problem{Code: CodeCheckFailed, Detail: err.Error()})
+		}
+		for range c.Stmts() {
+			return append(problems, Problem{Code: CodeCheckFailed, Detail: "Check left a statement open"}), nil
+		}
+	}
+	return problems, nil
+}
+
+// SQLite's checks: https://sqlite.org/pragma.html#pragma_integrity_check.
+const (
+	integrityCheck = "PRAGMA integrity_check"
+	quickCheck     = "PRAGMA quick_check"
+)
+
+// integrityCheck returns the rows of the check for the level that are not
+// "ok".
+func (f *finishedCopy) integrityCheck(c *conn) ([]string, error) {
+	if f.level == ValidateQuick {
+		return runPragma(c, quickCheck)
+	}
+	if f.size >= leastToSplit && f.crew.size() > 1 && f.soundInParts(f.parts(c)) {
+		return nil, nil
+	}
+	return runPragma(c, integrityCheck) // which says it in its own words and order
+}
+
+// leastToSplit is the size of the smallest database that is checked in parts:
+// for one that is smaller, more connections do not pay.
+const leastToSplit = 32 << 20 // bytes
+
+// parts returns checks that together find all that integrity_check does, those
+// that take the longest first, and none if there are none. The check of one
+// table leaves out the free list, and pages that two tables use, or none;
+// quick_check leaves out whether a table and its indexes agree, and the order
+// of a table WITHOUT ROWID. See PragTyp_INTEGRITY_CHECK in SQLite's pragma.c.
+func (f *finishedCopy) parts(c *conn) []string {
+	costs := map[string]int64{quickCheck: f.size / quickCheckBytesPerLookup}
+	parts := []string{quickCheck}
+	err := guard(func() error {
+		tables, err := indexedTables(c)
+		for _, t := range tables {
+			if strings.IndexAny(t.name, "+-0123456789") == 0 {
+				return fmt.Errorf("the pragma takes %q for a number", t.name)
+			}
+			part := fmt.Sprintf("PRAGMA main.integrity_check('%s')", strings.ReplaceAll(t.name, "'", "''"))
+			costs[part] = t.lookups
+			parts = append(parts, part)
+		}
+		return err
+	})
+	if err != nil {
+		return nil // integrity_check will say why
+	}
+	slices.SortStableFunc(parts, func(a, b string) int { return cmp.Compare(costs[b], costs[a]) })
+	return parts
+}
+
+// quickCheckBytesPerLookup is how much of a database quick_check gets through
+// in the time that it takes to look up a row in an index.
+const quickCheckBytesPerLookup = 1000
+
+// An indexedTable is a table that integrity_check looks into more closely than
+// quick_check.
+type indexedTable struct {
+	name    string
+	lookups int64 // some idea of how many it takes
+}
+
+// indexedTables lists the tables that have indexes, as all WITHOUT ROWID do, and
+// those of modules, which have checks of their own.
+func indexedTables(c *conn) (tables []indexedTable, err error) {
+	stmt, _, err := c.Prepare(`
+		SELECT name, type = 'table' AND NOT wr, (SELECT count(*) FROM pragma_index_list(t.name, 'main')) AS indexes
+		FROM pragma_table_list AS t
+		WHERE schema = 'main' AND (indexes > 0 OR type = 'virtual')`)
+	if err != nil {
+		return nil, err
+	}
+	for stmt.Step() {
+		t := indexedTable{name: stmt.ColumnText(0), lookups: math.MaxInt64}
+		if hasRowids := stmt.ColumnBool(1); hasRowids {
+			rows, err := queryInt(c, `SELECT max(rowid) FROM main."`+strings.ReplaceAll(t.name, `"`, `""`)+`"`)
+			if err != nil {
+				return nil, errors.Join(err, stmt.Close())
+			}
+			t.lookups = rows * stmt.ColumnInt64(2)
+		}
+		tables = append(tables, t)
+	}
+	return tables, errors.Join(stmt.Err(), stmt.Close())
+}
+
+// soundInParts runs the parts of a check side by side, and reports whether there
+// are any and all of them pass.
+func (f *finishedCopy) soundInParts(parts []string) bool {
+	queue := make(chan string, len(parts))
+	for _, part := range parts {
+		queue <- part
+	}
+	close(queue)
+	var passed atomic.Int64
+	work := func() {
+		part, ok := <-queue
+		if !ok {
+			return // no need for a connection
+		}
+		c, err := f.open(func() error { return nil })
+		if err != nil {
+			return
+		}
+		_ = guard(func() error { // which shows in what has passed
+			for ; ok; part, ok = <-queue {
+				if rows, err := runPragma(c, part); err != nil || len(rows) > 0 {
+					return err
+				}
+				passed.Add(1)
+			}
+			return nil
+		})
+		_ = c.Close() // what reads have failed is told when the first connection is closed
+	}
+	f.crew.together(slices.Repeat([]func(){work}, min(len(parts), f.crew.size()))...)
+	return len(parts) > 0 && passed.Load() == int64(len(parts))
+}
+
+// errNotPrepared: a check could not even begin. The driver may panic instead
+// of saying so: it looks for an error in a schema within the check's own SQL.
+var errNotPrepared = errors.New("cannot be prepared")
+
+// runPragma returns the rows of one of SQLite's checks that are not "ok".
+func runPragma(c *conn, pragma string) ([]string, error) {
+	var stmt *sqlite3.Stmt
+	err := guard(func() (err error) {
+		stmt, _, err = c.Prepare(pragma)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s %w: %w", pragma, errNotPrepared, err)
+	}
+	var found []string
+	sound := false
+	for stmt.Step() {
+		if row := stmt.ColumnText(0); row == "ok" {
+			sound = true
+		} else {
+			found = append(found, row)
+		}
+	}
+	if err := errors.Join(stmt.Err(), stmt.Close()); err != nil {
+		return nil, err
+	}
+	if !sound && len(found) == 0 {
+		found = []string{"the check said nothing"}
+	}
+	return found, nil
+}

@@ -1,0 +1,29 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"net/url"
+
+	"github.com/atocore/backup/internal/aferovfs"
+)
+
+// CheckInParts checks a database as large ones are checked, and then as a
+// whole. It returns whether the parts have passed, and what the whole says.
+func CheckInParts(ctx context.Context, data []byte) (passed bool, whole []string, err error) {
+	vfsName, release := aferovfs.RegisterReader(ctx, bytes.NewReader(data), int64(len(data)))
+	newCrew(true).runAlone(func(crew *crew) {
+		f := &finishedCopy{ctx: ctx, size: int64(len(data)), crew: crew, uri: fileURI(aferovfs.DB, url.Values{"vfs": {vfsName}})}
+		var c *conn
+		if c, err = f.open(release); err != nil {
+			return
+		}
+		defer c.Close() // nothing was written
+		passed = f.soundInParts(f.parts(c))
+		err = guard(func() (err error) {
+			whole, err = runPragma(c, integrityCheck)
+			return err
+		})
+	})
+	return passed, whole, err
+}

@@ -1,0 +1,179 @@
+package backup
+
+import (
+	"runtime"
+	"sync"
+)
+
+// A crew does the work of one operation side by side, on as many cores as
+// there are. What is the host's to be called, such as Config.Progress, its
+// members hand back to the goroutine of the operation, which alone may call
+// start, wait and dismiss.
+type crew struct {
+	slots chan struct{} // holds one for each member at work; nil: who has work does it
+	calls chan func()   // for the goroutine of the operation
+	gone  chan struct{} // closed once that answers no more calls
+	all   sync.WaitGroup
+}
+
+// newCrew returns a crew for files of the operating system: other file
+// systems may not be made for it, and there all is done in one order.
+func newCrew(native bool) *crew {
+	c := &crew{gone: make(chan struct{})}
+	if n := runtime.GOMAXPROCS(0); native && n > 1 {
+		c.slots = make(chan struct{}, n)
+		c.calls = make(chan func(), n)
+	}
+	return c
+}
+
+// size is how many may work at a time.
+func (c *crew) size() int { return max(1, cap(c.slots)) }
+
+// start has work done by the next member that is free.
+func (c *crew) start(work func()) {
+	if c.slots == nil {
+		work()
+		return
+	}
+	for {
+		select {
+		case c.slots <- struct{}{}:
+			c.all.Go(func() {
+				defer func() { <-c.slots }()
+				defer c.handPanic()
+				work()
+			})
+			return
+		case call := <-c.calls:
+			call()
+		}
+	}
+}
+
+// wait answers calls until all work is done.
+func (c *crew) wait() {
+	done := c.done()
+	for {
+		select {
+		case call := <-c.calls:
+			call()
+			continue
+		case <-done:
+		}
+		select {
+		case call := <-c.calls: // made last of all
+			call()
+		default:
+			return
+		}
+	}
+}
+
+// dismiss waits for the end of work that has been cancelled, and answers no
+// calls.
+func (c *crew) dismiss() {
+	close(c.gone)
+	<-c.done()
+}
+
+func (c *crew) done() <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		c.all.Wait()
+		close(done)
+	}()
+	return done
+}
+
+// call has the goroutine of the operation call fn, some time.
+func (c *crew) call(fn func()) {
+	if c.slots == nil {
+		fn()
+		return
+	}
+	select {
+	case c.calls <- fn:
+	case <-c.gone:
+	}
+}
+
+// callAndWait has the goroutine of the operation call fn now. It reports
+// whether that came to its end; if fn panics, so does callAndWait.
+func (c *crew) callAndWait(fn func()) bool {
+	if c.slots == nil {
+		fn()
+		return true
+	}
+	done := make(chan struct{})
+	var panicked any
+	c.call(func() {
+		defer func() {
+			panicked = recover()
+			close(done)
+		}()
+		fn()
+	})
+	select {
+	case <-done:
+	case <-c.gone:
+		return false
+	}
+	if panicked != nil {
+		panic(panicked)
+	}
+	return true
+}
+
+// handPanic has the goroutine of the operation panic in the place of a member:
+// there the host can recover.
+func (c *crew) handPanic() {
+	if p := recover(); p != nil {
+		c.call(func() { panic(p) })
+	}
+}
+
+// together does all tasks, and returns when they are done. Called by a member,
+// it has others help that are free.
+func (c *crew) together(tasks ...func()) {
+	next := make(chan func(), len(tasks))
+	for _, task := range tasks {
+		next <- task
+	}
+	close(next)
+	work := func() {
+		for task := range next {
+			task()
+		}
+	}
+	var helpers sync.WaitGroup
+	over := make(chan struct{})
+	for range min(len(tasks), cap(c.slots)) - 1 {
+		helpers.Go(func() {
+			select {
+			case c.slots <- struct{}{}:
+				defer func() { <-c.slots }()
+				defer c.handPanic()
+				work()
+			case <-over:
+			}
+		})
+	}
+	func() {
+		defer close(over)
+		work()
+	}()
+	if c.slots != nil {
+		<-c.slots // for who may help the helpers
+		defer func() { c.slots <- struct{}{} }()
+	}
+	helpers.Wait()
+}
+
+// runAlone runs work as a member, for who has no calls to answer.
+func (c *crew) runAlone(work func(c *crew)) {
+	if c.slots != nil {
+		c.slots <- struct{}{}
+	}
+	work(c)
+}
