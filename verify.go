@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/ncruces/go-sqlite3"
+	"github.com/spf13/afero"
 )
 
 // A verifier compares the entries of a snapshot with what is on disk.
@@ -20,6 +23,7 @@ type verifier struct {
 	dir     *dir
 	sources []Source // whose Checks are run
 	level   Level
+	crew    *crew
 
 	legacy bool // the entries are an inventory: see there
 
@@ -28,17 +32,32 @@ type verifier struct {
 	problems []Problem
 
 	meter *meter
+
+	mu    sync.Mutex // members of the crew add to what is wrong with entries
+	wrong map[*entry][]Problem
 }
 
 func newVerifier(ctx context.Context, d *dir, sources []Source, level Level, m *meter) *verifier {
-	return &verifier{ctx: ctx, dir: d, sources: sources, level: level, meter: m}
+	return &verifier{
+		ctx: ctx, dir: d, sources: sources, level: level, meter: m,
+		crew: newCrew(d.native), wrong: make(map[*entry][]Problem),
+	}
 }
 
 // verify examines every entry and looks for what is none. Its error is for
-// not having come to the end.
+// not having come to the end. What it finds is in the order of the entries,
+// whatever has been examined first.
 func (v *verifier) verify(sources []SourceState, entries manifest) error {
-	found, err := v.list(entries)
+	ctx, cancel := context.WithCancel(v.ctx)
+	v.ctx = ctx
+	defer v.crew.dismiss()
+	defer cancel()
+	present, err := v.walk(entries)
 	if err != nil {
+		return err
+	}
+	v.crew.wait()
+	if err := v.ctx.Err(); err != nil {
 		return err
 	}
 	kinds := make(map[string]Kind)
@@ -48,20 +67,13 @@ func (v *verifier) verify(sources []SourceState, entries manifest) error {
 	missing := make(map[string]bool)
 	for i := range entries {
 		e := &entries[i]
-		if err := v.ctx.Err(); err != nil {
-			return err
-		}
-		fi, ok := found[string(e.Path)]
-		if !ok {
+		if !present[e] {
 			missing[string(e.Path)] = true
 			if !missing[path.Dir(string(e.Path))] {
 				v.add(e, missingCode(e, kinds[e.source()]), "")
 			}
-			continue
 		}
-		if err := v.entry(e, fi); err != nil {
-			return err
-		}
+		v.problems = append(v.problems, v.wrong[e]...)
 	}
 	if v.legacy {
 		v.totals(sources, entries)
@@ -69,24 +81,34 @@ func (v *verifier) verify(sources []SourceState, entries manifest) error {
 	return nil
 }
 
-// list returns what is on disk, by path, and notes what does not belong.
-func (v *verifier) list(entries manifest) (map[string]fileInfo, error) {
-	found := make(map[string]fileInfo)
-	err := v.dir.walk(v.ctx, ".", func(_ place, name string, fi fileInfo) error {
+// walk has every entry examined that is there, and notes what does not belong.
+// It returns the entries that are there.
+func (v *verifier) walk(entries manifest) (present map[*entry]bool, err error) {
+	present = make(map[*entry]bool)
+	h := handful{verifier: v}
+	err = v.dir.walk(v.ctx, ".", func(at place, name string, fi fileInfo) error {
 		if name == "." || name == metadataName || name == manifestName {
 			return nil
 		}
-		found[name] = fi
-		if _, ok := entries.find(name); !ok && !v.legacy {
-			src, _, _ := strings.Cut(name, "/")
-			v.problems = append(v.problems, Problem{Code: CodeUnexpectedFile, Source: src, Path: name})
-			if fi.isDir() {
-				return fs.SkipDir
+		if e, ok := entries.find(name); ok {
+			present[e] = true
+			if v.entry(e, at, fi) {
+				h.add(e, at, fi)
 			}
+			return nil
+		}
+		if v.legacy {
+			return nil
+		}
+		src, _, _ := strings.Cut(name, "/")
+		v.problems = append(v.problems, Problem{Code: CodeUnexpectedFile, Source: src, Path: name})
+		if fi.isDir() {
+			return fs.SkipDir
 		}
 		return nil
 	}, exceptGone) // what vanished is missing, if it belonged
-	return found, err
+	h.flush()
+	return present, err
 }
 
 // missingCode says what it is that is missing: of a source that has one
@@ -102,77 +124,194 @@ func missingCode(e *entry, kind Kind) Code {
 }
 
 func (v *verifier) add(e *entry, code Code, detail string) {
-	v.problems = append(v.problems, Problem{Code: code, Source: e.source(), Path: string(e.Path), Detail: detail})
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.wrong[e] = append(v.wrong[e], Problem{Code: code, Source: e.source(), Path: string(e.Path), Detail: detail})
 }
 
-// entry examines one entry that is there.
-func (v *verifier) entry(e *entry, fi fileInfo) error {
+// entry examines one entry that is there, and reports whether its bytes are
+// to be read.
+func (v *verifier) entry(e *entry, at place, fi fileInfo) bool {
 	switch {
 	case e.Type == typeDir:
 		if !fi.isDir() {
 			v.add(e, CodeTypeMismatch, "not a directory")
 		}
-		return nil
+		return false
 	case e.Type == typeLink:
-		target, err := v.dir.readlink(string(e.Path))
+		target, err := at.dir.readlink(at.name)
 		if err != nil || target != string(e.Target) {
 			v.add(e, CodeTypeMismatch, "not the link that was copied")
 		}
-		return nil
+		return false
 	case !fi.isRegular():
 		v.add(e, CodeTypeMismatch, "not a regular file")
-		return nil
+		return false
 	}
 	v.files++
 	v.bytes += fi.size
 	if fi.size != e.Size {
 		v.add(e, CodeSizeMismatch, fmt.Sprintf("%d bytes, and not %d", fi.size, e.Size))
-		if e.Type != typeDatabase {
-			return nil
-		}
 	}
-	return v.content(e)
+	return e.Type == typeDatabase || fi.size == e.Size && v.level != ValidateStructure
+}
+
+// A handful is some files of one directory whose bytes one member of the crew
+// will read.
+type handful struct {
+	*verifier
+	from  *dir // where the walk is
+	dir   *dir // the same, for as long as the handful needs it
+	files []handed
+	bytes int64
+}
+
+type handed struct {
+	*entry
+	name string   // in the directory
+	info fileInfo // as the walk saw it
+}
+
+// So much is worth the while of handing it over.
+const (
+	handfulFiles = 64
+	handfulBytes = 1 << 20
+)
+
+func (h *handful) add(e *entry, at place, fi fileInfo) {
+	if h.from != at.dir || e.Type == typeDatabase {
+		h.flush()
+	}
+	if len(h.files) == 0 {
+		here, err := at.dir.sub(".") // the walk will close its own
+		if err != nil {
+			h.verifier.add(e, CodeUnreadable, err.Error())
+			return
+		}
+		h.from, h.dir = at.dir, here
+	}
+	h.files = append(h.files, handed{e, at.name, fi})
+	h.bytes += fi.size
+	if len(h.files) == handfulFiles || h.bytes >= handfulBytes || e.Type == typeDatabase {
+		h.flush()
+	}
+}
+
+// flush has what is in the handful read.
+func (h *handful) flush() {
+	if len(h.files) == 0 {
+		return
+	}
+	v, d, files := h.verifier, h.dir, h.files
+	*h = handful{verifier: v}
+	v.crew.start(func() {
+		defer d.close()
+		t := tally{verifier: v}
+		defer t.report()
+		for _, f := range files {
+			t.of(f.source())
+			v.content(f.entry, place{d, f.name}, f.info, t.count)
+		}
+	})
+}
+
+// A tally tells the meter of bytes that were read, not too often.
+type tally struct {
+	*verifier
+	source string
+	bytes  int64
+}
+
+func (t *tally) of(source string) {
+	if source != t.source {
+		t.report()
+		t.source = source
+	}
+}
+
+func (t *tally) count(n int64) {
+	if t.bytes += n; t.bytes >= handfulBytes {
+		t.report()
+	}
+}
+
+func (t *tally) report() {
+	if t.bytes > 0 {
+		source, n := t.source, t.bytes
+		t.crew.call(func() { t.meter.of(source)(n) })
+	}
+	t.bytes = 0
 }
 
 // content reads an entry's bytes, as far as the level asks.
-func (v *verifier) content(e *entry) error {
-	if v.level == ValidateStructure && e.Type != typeDatabase {
-		return nil
+func (v *verifier) content(e *entry, at place, fi fileInfo, read func(n int64)) {
+	if v.ctx.Err() != nil {
+		return
 	}
-	f, info, err := v.dir.open(string(e.Path))
+	f, info, err := openSeen(at, fi)
 	if err != nil {
 		v.add(e, CodeUnreadable, err.Error())
-		return v.ctx.Err()
+		return
 	}
 	defer f.Close() // nothing was written
+	compare := func() {}
 	if v.level != ValidateStructure && info.size == e.Size && e.SHA256 != "" {
-		hash := sha256.New()
-		if _, err := copyBytes(v.ctx, hash, io.NewSectionReader(f, 0, info.size), v.meter.of(e.source())); err != nil {
-			v.add(e, CodeUnreadable, err.Error())
-			return v.ctx.Err()
-		}
-		if hex.EncodeToString(hash.Sum(nil)) != e.SHA256 {
-			v.add(e, CodeChecksumMismatch, "")
-		}
+		compare = func() { v.compareHash(e, f, read) }
 	}
 	if e.Type != typeDatabase {
-		return nil
+		compare()
+		return
 	}
-	problems, err := checkCopy(v.ctx, f, info.size, v.level, v.hostCheck(e))
+	var problems []Problem
+	v.crew.together(compare, func() {
+		problems, _ = v.crew.checkCopy(v.ctx, f, info.size, v.level, v.hostCheck(e)) // an error is the context's
+	})
 	for _, p := range problems {
 		v.add(e, p.Code, p.Detail)
 	}
-	return err
 }
 
-// hostCheck returns the host's own test, if the entry is a Database's copy.
-func (v *verifier) hostCheck(e *entry) func(context.Context, *sqlite3.Conn) error {
-	for _, src := range v.sources {
-		if src.Name == e.source() {
-			return src.Check // which none but a Database has
+// openSeen opens the regular file at a place, where a walk has just seen it.
+func openSeen(at place, fi fileInfo) (afero.File, fileInfo, error) {
+	if !at.dir.native || !fi.isRegular() {
+		return at.open()
+	}
+	f, err := at.dir.fs.OpenFile(at.dir.path(at.name), os.O_RDONLY|oNonblock, 0) // a pipe may have taken its place
+	if err != nil {
+		return at.open() // which knows what that means
+	}
+	now, err := f.Stat()
+	if err == nil {
+		if info := newFileInfo(now); info.isRegular() && info.sameFile(fi) {
+			return f, info, nil
 		}
 	}
-	return nil
+	f.Close() // nothing was written
+	return at.open()
+}
+
+func (v *verifier) compareHash(e *entry, f afero.File, read func(n int64)) {
+	hash := sha256.New()
+	if _, err := copyBytes(v.ctx, hash, io.NewSectionReader(f, 0, e.Size), read); err != nil {
+		v.add(e, CodeUnreadable, err.Error())
+	} else if hex.EncodeToString(hash.Sum(nil)) != e.SHA256 {
+		v.add(e, CodeChecksumMismatch, "")
+	}
+}
+
+// hostCheck returns the host's own test, if the entry is a Database's copy. It
+// is run by the goroutine of the operation.
+func (v *verifier) hostCheck(e *entry) hostCheck {
+	i := slices.IndexFunc(v.sources, func(src Source) bool { return src.Name == e.source() })
+	if i < 0 || v.sources[i].Check == nil { // which none but a Database has
+		return nil
+	}
+	return func(ctx context.Context, c *sqlite3.Conn) (err error) {
+		if !v.crew.callAndWait(func() { err = v.sources[i].Check(ctx, c) }) {
+			return context.Canceled
+		}
+		return err
+	}
 }
 
 // totals compares the number of files and their bytes with what the Python
