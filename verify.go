@@ -210,7 +210,7 @@ func (h *handful) flush() {
 		defer t.report()
 		for _, f := range files {
 			t.of(f.source())
-			v.content(f.entry, place{d, f.name}, f.info, t.count)
+			v.content(f.entry, place{d, f.name}, f.info, &t)
 		}
 	})
 }
@@ -238,13 +238,17 @@ func (t *tally) count(n int64) {
 func (t *tally) report() {
 	if t.bytes > 0 {
 		source, n := t.source, t.bytes
-		t.crew.call(func() { t.meter.of(source)(n) })
+		t.crew.call(func() {
+			if t.ctx.Err() == nil { // the host wants to hear no more of it
+				t.meter.of(source)(n)
+			}
+		})
 	}
 	t.bytes = 0
 }
 
 // content reads an entry's bytes, as far as the level asks.
-func (v *verifier) content(e *entry, at place, fi fileInfo, read func(n int64)) {
+func (v *verifier) content(e *entry, at place, fi fileInfo, read *tally) {
 	if v.ctx.Err() != nil {
 		return
 	}
@@ -256,16 +260,23 @@ func (v *verifier) content(e *entry, at place, fi fileInfo, read func(n int64)) 
 	defer f.Close() // nothing was written
 	compare := func() {}
 	if v.level != ValidateStructure && info.size == e.Size && e.SHA256 != "" {
-		compare = func() { v.compareHash(e, f, read) }
+		compare = func() { v.compareHash(e, f, read.count) }
 	}
 	if e.Type != typeDatabase {
 		compare()
 		return
 	}
 	var problems []Problem
-	v.crew.together(compare, func() {
+	check := func() {
 		problems, _ = v.crew.checkCopy(v.ctx, f, info.size, v.level, v.hostCheck(e)) // an error is the context's
-	})
+	}
+	if info.size < handfulBytes {
+		compare()
+		read.report()
+		check()
+	} else {
+		v.crew.together(compare, check)
+	}
 	for _, p := range problems {
 		v.add(e, p.Code, p.Detail)
 	}
