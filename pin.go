@@ -129,11 +129,13 @@ func (p *pin) holdWriters(ctx context.Context) (letGo func() error, err error) {
 		writer.Close() // nothing was written through it
 		return letGo, nil
 	}
-	err = errors.Join(folder.begin("PRAGMA schema_version"), writer.begin("BEGIN IMMEDIATE"))
 	complete := false
-	if err == nil {
-		complete, err = folder.checkpoint()
-	}
+	err = guard(func() (err error) { // or a panic would leave the writers held
+		if err = errors.Join(folder.begin("PRAGMA schema_version"), writer.begin("BEGIN IMMEDIATE")); err == nil {
+			complete, err = folder.checkpoint()
+		}
+		return err
+	})
 	return func() error {
 		p.still = complete && err == nil
 		_, _ = folder.Close(), writer.Close() // which rolls back, and has written nothing
