@@ -57,13 +57,6 @@ func (l *lab) createAgain(name string, src source) contender {
 			return err
 		},
 		job: func(string) job { return createJob(dir, backup.ValidateFull, src) },
-		after: func(ctx context.Context) error {
-			snapshots, err := store.List(ctx)
-			if err != nil || len(snapshots) < 2 {
-				return err
-			}
-			return store.Delete(ctx, snapshots[0].Stamp)
-		},
 	}
 }
 

@@ -33,6 +33,7 @@ type workload struct {
 	name       string
 	dir        string   // to work in
 	inputs     []string // what is read
+	manyFiles  bool     // are written: see dispose
 	needs      []string // see lab.has
 	setup      func(context.Context) error
 	writesTo   string        // a database that is written to meanwhile, or ""
@@ -110,7 +111,7 @@ func (l *lab) largeWorkload() workload {
 func (l *lab) treeWorkloads() []workload {
 	tree := filepath.Join(l.dir, "tree")
 	all := source{"tree", backup.Tree, tree}
-	w := workload{dir: l.dir, inputs: []string{tree}, setup: func(context.Context) error {
+	w := workload{dir: l.dir, inputs: []string{tree}, manyFiles: true, setup: func(context.Context) error {
 		return newTree(tree, l.sizes().files)
 	}}
 	return []workload{
@@ -124,7 +125,7 @@ func (l *lab) treeWorkloads() []workload {
 
 func (l *lab) pocketbaseWorkloads() []workload {
 	dir := filepath.Join(l.dir, "pb_data")
-	w := workload{dir: l.dir, inputs: []string{dir}, needs: []string{"pocketbase"}, setup: func(ctx context.Context) error {
+	w := workload{dir: l.dir, inputs: []string{dir}, manyFiles: true, needs: []string{"pocketbase"}, setup: func(ctx context.Context) error {
 		if _, err := os.Stat(dir); err == nil {
 			return nil // the other workload has made it
 		}
