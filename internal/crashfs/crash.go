@@ -3,6 +3,7 @@ package crashfs
 import (
 	"cmp"
 	"slices"
+	"time"
 )
 
 // Pending returns the effects that a power cut now may lose, in order. An
@@ -44,8 +45,8 @@ func (fsys *FS) CrashKeeping(keep func(i int, e Effect) Fate) *FS {
 }
 
 // pendingEffects returns all effects that are not durable and that matter, in
-// order. Those of a file without a name, in any state a crash can lead to, do
-// not.
+// order. Those of a file without any name, in any state a crash can lead to,
+// do not.
 func (fsys *FS) pendingEffects() []*effect {
 	all := slices.Clone(fsys.entries)
 	named := map[*inode]bool{}
@@ -55,7 +56,7 @@ func (fsys *FS) pendingEffects() []*effect {
 		}
 	}
 	for n := range fsys.dirty {
-		if n.linked || named[n] {
+		if n.links > 0 || named[n] {
 			all = append(all, n.effects...)
 		}
 	}
@@ -78,25 +79,33 @@ func consistent(all []*effect, fates []Fate) {
 		}
 	}
 	lost := func(e *effect) bool { return !e.durable && fates[e.idx] == Lost }
-	gone := map[*inode]bool{}
 	for i, e := range all {
-		if e.slots == nil {
-			continue
-		}
-		if slices.ContainsFunc(e.after, lost) || slices.ContainsFunc(e.under, lost) {
+		if e.slots != nil && (slices.ContainsFunc(e.after, lost) || slices.ContainsFunc(e.under, lost)) {
 			fates[i] = Lost
 		}
-		if fates[i] == Kept {
-			gone[e.removed()] = true
-		} else if e.node.born == e {
-			gone[e.node] = true
-		}
 	}
+	more := moreNames(all, fates)
 	for i, e := range all {
 		if e.slots == nil {
-			fates[i] = e.normal(fates[i], gone[e.node])
+			fates[i] = e.normal(fates[i], e.node.links+more[e.node] == 0)
 		}
 	}
+}
+
+// moreNames returns how many names more or less an inode has if those of all
+// that are lost are undone. It is gone with its last name, not before.
+func moreNames(all []*effect, fates []Fate) map[*inode]int {
+	more := map[*inode]int{}
+	for i, e := range all {
+		if fates[i] != Lost {
+			continue
+		}
+		for _, s := range e.slots {
+			more[s.before]++
+			more[s.after]--
+		}
+	}
+	return more
 }
 
 func keep(fates []Fate, e *effect) {
@@ -125,46 +134,75 @@ func (e *effect) normal(fate Fate, gone bool) Fate {
 func (fsys *FS) crashed(all []*effect, fates []Fate) *FS {
 	left := newFS(fsys.opts)
 	left.lastIno, left.clock, left.rofs = fsys.lastIno, fsys.clock, fsys.rofs
-	undone := map[*inode]map[string]*inode{}
+	c := &crash{
+		left:    left,
+		fates:   fates,
+		undone:  map[*inode]map[string]*inode{},
+		changed: map[*inode]time.Time{},
+		copies:  map[*inode]*inode{},
+	}
 	for i, e := range slices.Backward(all) {
-		if fates[i] != Lost {
+		if fates[i] == Lost {
+			c.undo(e)
 			continue
 		}
-		for _, s := range e.slots {
-			if undone[s.dir] == nil {
-				undone[s.dir] = map[string]*inode{}
-			}
-			undone[s.dir][s.name] = s.before
+		for n := range e.touched {
+			c.changed[n] = later(c.changed[n], e.when)
 		}
 	}
-	left.root = left.survivor(fsys.root, undone, fates)
-	left.root.parent = left.root
+	left.root = c.survivor(fsys.root)
+	left.root.parent, left.root.links = left.root, 1
 	return left
 }
 
-// survivor copies n and all below it to the file system left of it, with the
-// entries of directories that are undone.
-func (left *FS) survivor(n *inode, undone map[*inode]map[string]*inode, fates []Fate) *inode {
-	img := n.restored(fates)
-	c := &inode{ino: n.ino, attrs: img.attrs, content: img.content, target: n.target, mount: n.mount, linked: true}
-	left.used += c.content.size
+// A crash copies what survives to the file system left of it.
+type crash struct {
+	left    *FS
+	fates   []Fate
+	undone  map[*inode]map[string]*inode // entries of directories, nil: no such entry
+	changed map[*inode]time.Time         // by effects that are kept
+	copies  map[*inode]*inode            // one of each inode, whatever number of names it has
+}
+
+func (c *crash) undo(e *effect) {
+	for _, s := range e.slots {
+		if c.undone[s.dir] == nil {
+			c.undone[s.dir] = map[string]*inode{}
+		}
+		c.undone[s.dir][s.name] = s.before
+	}
+}
+
+// survivor returns the copy of n, with all below it.
+func (c *crash) survivor(n *inode) *inode {
+	if copied := c.copies[n]; copied != nil {
+		return copied
+	}
+	img, changed := n.restored(c.fates), later(n.changed, c.changed[n])
+	to := &inode{
+		ino: n.ino, attrs: img.attrs, content: img.content, target: n.target, mount: n.mount,
+		ctime: changed, changed: changed,
+	}
+	c.copies[n] = to
+	c.left.used += to.content.size
 	if !n.isDir() {
-		return c
+		return to
 	}
-	c.entries = make(map[string]*inode, len(n.entries))
-	place := func(name string, child *inode) {
-		if child != nil {
-			c.entries[name] = left.survivor(child, undone, fates)
-			c.entries[name].parent = c
-		}
-	}
+	to.entries = make(map[string]*inode, len(n.entries))
 	for name, child := range n.entries {
-		if _, ok := undone[n][name]; !ok {
-			place(name, child)
+		if _, ok := c.undone[n][name]; !ok {
+			c.place(to, name, child)
 		}
 	}
-	for name, before := range undone[n] {
-		place(name, before)
+	for name, before := range c.undone[n] {
+		if before != nil {
+			c.place(to, name, before)
+		}
 	}
-	return c
+	return to
+}
+
+// place gives what survives of child a name in dir.
+func (c *crash) place(dir *inode, name string, child *inode) {
+	slot{entry: entry{dir, name}, after: c.survivor(child)}.replace()
 }

@@ -45,9 +45,10 @@ type history struct {
 	steps int
 
 	trees   map[int]tree           // after each operation
-	durable map[crashfs.Ino]bool   // inodes with a durable name, never removed
+	durable map[crashfs.Ino]bool   // inodes with a durable name, none of which was ever removed
 	synced  map[crashfs.Ino]string // content of files not written since their sync
 	rooted  map[string]crashfs.Ino // names in the root not changed since its sync
+	names   map[crashfs.Ino]int    // before the step under way
 }
 
 func newHistory(t *testing.T) *history {
@@ -59,7 +60,8 @@ func newHistory(t *testing.T) *history {
 		synced:  map[crashfs.Ino]string{},
 		rooted:  map[string]crashfs.Ino{},
 	}
-	for ino := range inodes(t, h.fsys) {
+	_, h.names = inodes(t, h.fsys)
+	for ino := range h.names {
 		h.durable[ino] = true
 	}
 	h.trees[0] = exact(t, h.fsys)
@@ -72,7 +74,7 @@ func (h *history) step(kind, x, y byte, syncs bool) {
 	h.steps++
 	names := []string{"a", "b", "d", "e", "d/a", "d/b", "d/e", "d/e/a", "e/b", "e/d", "e/d/e"}
 	name, other := names[int(x)%len(names)], names[int(y)%len(names)]
-	switch kind % 13 {
+	switch kind % 15 {
 	case 0, 1:
 		h.write(name, os.O_CREATE|os.O_TRUNC, int(y))
 	case 2, 3:
@@ -91,6 +93,8 @@ func (h *history) step(kind, x, y byte, syncs bool) {
 		if syncs {
 			h.sync(name)
 		}
+	case 13, 14:
+		_ = h.fsys.LinkIfPossible(name, other)
 	}
 	h.trees[len(h.fsys.Log())] = exact(h, h.fsys)
 	h.noteNames()
@@ -103,7 +107,7 @@ func (h *history) write(name string, flag, n int) {
 	}
 	info, err := f.Stat()
 	check(h, err)
-	delete(h.synced, info.Sys().(crashfs.Ino))
+	delete(h.synced, crashfs.InoOf(info))
 	_, err = f.WriteAt([]byte(strings.Repeat(string(rune('a'+n%26)), n*9+1)), int64(n*7))
 	check(h, err)
 	if n%5 == 0 {
@@ -117,7 +121,8 @@ func (h *history) sync(name string) {
 	content, err := afero.ReadFile(h.fsys, name)
 	if err != nil {
 		sync(h, h.fsys, "/")
-		for ino, name := range inodes(h, h.fsys) {
+		found, _ := inodes(h, h.fsys)
+		for name, ino := range found {
 			if !strings.Contains(name, "/") {
 				h.rooted[name] = ino
 			}
@@ -127,22 +132,24 @@ func (h *history) sync(name string) {
 	sync(h, h.fsys, name)
 	info, err := h.fsys.Stat(name)
 	check(h, err)
-	h.synced[info.Sys().(crashfs.Ino)] = string(content)
+	h.synced[crashfs.InoOf(info)] = string(content)
 }
 
-// noteNames forgets what the last step made undetermined.
+// noteNames forgets what the last step made undetermined. An inode that lost
+// one name of two may be gone: the other is not durable for that.
 func (h *history) noteNames() {
-	live := inodes(h, h.fsys)
+	live, names := inodes(h, h.fsys)
 	for ino := range h.durable {
-		if live[ino] == "" {
+		if names[ino] < h.names[ino] {
 			delete(h.durable, ino)
 		}
 	}
 	for name, ino := range h.rooted {
-		if live[ino] != name {
+		if live[name] != ino {
 			delete(h.rooted, name)
 		}
 	}
+	h.names = names
 }
 
 func (h *history) checkStates() {
@@ -164,24 +171,25 @@ func (h *history) checkStates() {
 }
 
 func (h *history) checkState(label string, left *crashfs.FS) {
-	found := inodes(h, left)
+	found, names := inodes(h, left)
 	for ino := range h.durable {
-		if found[ino] == "" {
+		if names[ino] == 0 {
 			h.Errorf("%s: inode %d is gone", label, ino)
 		}
 	}
 	for name, ino := range h.rooted {
-		if found[ino] != name {
-			h.Errorf("%s: inode %d is not %q but %q", label, ino, name, found[ino])
+		if found[name] != ino {
+			h.Errorf("%s: %q is not inode %d but %d", label, name, ino, found[name])
 		}
 	}
-	for ino, want := range h.synced {
-		if found[ino] == "" {
-			continue // its name was not synced
+	for name, ino := range found {
+		want, synced := h.synced[ino]
+		if !synced {
+			continue
 		}
-		got, err := afero.ReadFile(left, found[ino])
+		got, err := afero.ReadFile(left, name)
 		if err != nil || string(got) != want {
-			h.Errorf("%s: synced file %q has %q, %v, want %q", label, found[ino], got, err, want)
+			h.Errorf("%s: synced file %q has %q, %v, want %q", label, name, got, err, want)
 		}
 	}
 	if pending := left.Pending(); len(pending) > 0 {
@@ -225,12 +233,12 @@ func (h *history) checkSyncAll() {
 	}
 }
 
-// exact is dump with inodes, and with the times of files.
+// exact is dump with inodes, change times, and the times of files.
 func exact(t testing.TB, fsys *crashfs.FS) tree {
 	t.Helper()
 	found := tree{}
 	walk(t, fsys, "/", func(name string, info fs.FileInfo) {
-		found[name] = fmt.Sprint(info.Sys(), " ", describe(t, fsys, path.Join("/", name), info))
+		found[name] = fmt.Sprint(crashfs.InoOf(info), " ", describe(t, fsys, path.Join("/", name), info), crashfs.CtimeOf(info))
 		if !info.IsDir() {
 			found[name] += info.ModTime().String()
 		}
@@ -238,18 +246,21 @@ func exact(t testing.TB, fsys *crashfs.FS) tree {
 	return found
 }
 
-// inodes returns the path of each inode, and fails if one has two.
-func inodes(t testing.TB, fsys *crashfs.FS) map[crashfs.Ino]string {
+// inodes returns the inode of each path and how many names each inode has. It
+// fails if those are not as many as the inode says; a directory says one.
+func inodes(t testing.TB, fsys *crashfs.FS) (found map[string]crashfs.Ino, names map[crashfs.Ino]int) {
 	t.Helper()
-	found := map[crashfs.Ino]string{}
+	found, names = map[string]crashfs.Ino{}, map[crashfs.Ino]int{}
+	links := map[crashfs.Ino]int{}
 	walk(t, fsys, "/", func(name string, info fs.FileInfo) {
-		ino := info.Sys().(crashfs.Ino)
-		if found[ino] != "" {
-			t.Fatalf("inode %d is %q and %q", ino, found[ino], name)
-		}
-		found[ino] = name
+		ino := crashfs.InoOf(info)
+		found[name], links[ino] = ino, crashfs.LinksOf(info)
+		names[ino]++
 	})
-	return found
+	if diff := cmp.Diff(names, links); diff != "" {
+		t.Fatalf("names of each inode (-found +what it says):\n%s", diff)
+	}
+	return found, names
 }
 
 func TestCrashStates(t *testing.T) {

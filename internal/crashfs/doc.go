@@ -6,7 +6,9 @@
 // [*os.LinkError] around a [syscall.Errno]. Every call that reaches the file
 // system is one numbered operation of its log ([FS.Log]); [FS.Inject] and
 // [FS.SetHook] make operations fail. [FS.CrashKeeping] and [FS.CrashStates]
-// give the file systems that a machine might find after its power went.
+// give the file systems that a machine might find after its power went. Inode,
+// number of names and change time are in the *[syscall.Stat_t] that Sys of a
+// [fs.FileInfo] returns, where the system has that type: on Unix.
 //
 // # What a power cut may lose
 //
@@ -20,30 +22,37 @@
 //     it touches persist (counted from the start of the file), or only the
 //     size that it gave the file ([Torn], [TornTail], [Zeroed]).
 //   - Chmod, Chown, Chtimes: pending until the file or directory is synced.
-//   - Create, Mkdir, Symlink, Remove, Rename: pending until the directory is
-//     synced. Syncing a file makes its content durable and not its name
-//     (fsync(2): "an explicit fsync() on a file descriptor for the directory
-//     is also needed"). Syncing a directory makes durable the names in it, and
-//     neither the content of its files nor its own name.
+//   - Create, Mkdir, Symlink, Link, Remove, Rename: pending until the directory
+//     is synced; of Link, that of the new name. Syncing a file makes its
+//     content durable and not its names (fsync(2): "an explicit fsync() on a
+//     file descriptor for the directory is also needed"). Syncing a directory
+//     makes durable the names in it, and neither the content of its files nor
+//     its own name.
+//   - The change time of what is left is that of its last change that is left,
+//     or a later one that it had when it was synced.
 //
 // A name whose file was never synced may so be kept with no content, or with
 // parts of it; a file replaced by a rename may come back, or be replaced by
-// an empty one. (ext4 mends some of that, with auto_da_alloc and data=ordered;
-// POSIX does not ask for it, and other file systems do not do it.)
+// an empty one; a file linked to a new name and removed from its old one may
+// be gone, as the removal may persist and the link not. (ext4 mends some of
+// that, with auto_da_alloc and data=ordered; POSIX does not ask for it, and
+// other file systems do not do it.)
 //
 // # What is assumed
 //
 // The metadata of the file system is journaled: whatever is lost, what
-// remains is a tree in which every inode has one place and is whole.
+// remains is a tree in which every inode is whole and knows its names, and
+// every directory has one place.
 //
 //   - A rename is atomic: both names change, or neither. It is durable when
 //     the directory of the new name is synced; syncing that of the old name
 //     is not enough.
 //   - Operations on one name persist in order: keeping one keeps the earlier
 //     ones on that name. So do the removal of a directory, after the
-//     operations in it; and renames that move directories to other parents,
-//     after each other (or else two of them could make a loop). A synced
-//     operation takes with it what it so depends on.
+//     operations in it; a link, after the creation of the file and so of its
+//     first name; and renames that move directories to other parents, after
+//     each other (or else two of them could make a loop). A synced operation
+//     takes with it what it so depends on.
 //   - An entry is lost with the directory that it was made in, though that
 //     directory was synced, if nothing made the directory's own name durable.
 //   - One sector is written or not, and writing it does no harm to its
@@ -54,15 +63,15 @@
 //
 // # What is not modelled
 //
-// Hard links, permissions (everything may be opened), access times, umask,
-// special files, locks, O_SYNC, and the times of directories: these are after
-// a power cut what they were before it. The bits that a disk flips by itself
-// are for the test to flip.
+// Permissions (everything may be opened, and linked), a limit to the names of
+// a file, access times, umask, special files, locks, O_SYNC, and the times of
+// modification of directories: these are after a power cut what they were
+// before it. The bits that a disk flips by itself are for the test to flip.
 //
 // # Sources
 //
 //   - POSIX.1-2024, fsync and rename.
-//   - Linux: fsync(2), rename(2), path_resolution(7),
+//   - Linux: fsync(2), rename(2), link(2), path_resolution(7),
 //     Documentation/admin-guide/ext4.rst (auto_da_alloc, data=).
 //   - Pillai and others, "All File Systems Are Not Created Equal: On the
 //     Complexity of Crafting Crash-Consistent Applications", OSDI 2014: the

@@ -204,6 +204,149 @@ func TestDurability(t *testing.T) {
 			run:    func(t *testing.T, fsys *crashfs.FS) { write(t, fsys, "a", "56") },
 			want:   []files{{"a": "1234"}, {"a": ""}, {"a": "5634"}, {"a": "56"}, {"a": "\x00\x00"}},
 		}, {
+			name:   "link_may_be_lost",
+			before: []string{"a", "1", "d/"},
+			run: func(t *testing.T, fsys *crashfs.FS) {
+				check(t, fsys.LinkIfPossible("a", "d/b"))
+				sync(t, fsys, "a")
+				sync(t, fsys, "d/b")
+				sync(t, fsys, "/")
+			},
+			want: []files{{"a": "1", "d": "/"}, {"a": "1", "d": "/", "d/b": "1"}},
+		}, {
+			name:   "link_synced_stays",
+			before: []string{"a", "1", "d/"},
+			run: func(t *testing.T, fsys *crashfs.FS) {
+				check(t, fsys.LinkIfPossible("a", "d/b"))
+				sync(t, fsys, "d")
+			},
+			want: []files{{"a": "1", "d": "/", "d/b": "1"}},
+		}, {
+			name:   "link_synced_with_all_stays",
+			before: []string{"a", "1"},
+			run: func(t *testing.T, fsys *crashfs.FS) {
+				check(t, fsys.LinkIfPossible("a", "b"))
+				check(t, fsys.SyncAll())
+			},
+			want: []files{{"a": "1", "b": "1"}},
+		}, {
+			name:   "link_lost_with_unsynced_directory",
+			before: []string{"a", "1"},
+			run: func(t *testing.T, fsys *crashfs.FS) {
+				check(t, fsys.Mkdir("d", 0o755))
+				check(t, fsys.LinkIfPossible("a", "d/b"))
+				sync(t, fsys, "d")
+			},
+			want: []files{{"a": "1"}, {"a": "1", "d": "/", "d/b": "1"}},
+		}, {
+			name:   "synced_link_takes_creation_along",
+			before: []string{"d/", "e/"},
+			run: func(t *testing.T, fsys *crashfs.FS) {
+				write(t, fsys, "d/a", "1")
+				sync(t, fsys, "d/a")
+				check(t, fsys.LinkIfPossible("d/a", "e/b"))
+				sync(t, fsys, "e")
+			},
+			want: []files{{"d": "/", "d/a": "1", "e": "/", "e/b": "1"}},
+		}, {
+			name:   "synced_link_of_unsynced_content",
+			before: []string{"d/", "e/"},
+			run: func(t *testing.T, fsys *crashfs.FS) {
+				write(t, fsys, "d/a", "1")
+				check(t, fsys.LinkIfPossible("d/a", "e/b"))
+				sync(t, fsys, "e")
+			},
+			want: []files{
+				{"d": "/", "d/a": "", "e": "/", "e/b": ""},
+				{"d": "/", "d/a": "\x00", "e": "/", "e/b": "\x00"},
+				{"d": "/", "d/a": "1", "e": "/", "e/b": "1"},
+			},
+		}, {
+			name:   "link_of_unsynced_file_whose_name_goes",
+			before: []string{"d/", "e/"},
+			run: func(t *testing.T, fsys *crashfs.FS) {
+				write(t, fsys, "d/a", "1")
+				sync(t, fsys, "d/a")
+				check(t, fsys.LinkIfPossible("d/a", "e/b"))
+				check(t, fsys.Remove("d/a"))
+			},
+			want: []files{
+				{"d": "/", "e": "/"},
+				{"d": "/", "d/a": "1", "e": "/"},
+				{"d": "/", "d/a": "1", "e": "/", "e/b": "1"},
+				{"d": "/", "e": "/", "e/b": "1"},
+			},
+		}, {
+			name:   "linked_inode_survives_unlink_of_first_name",
+			before: []string{"a", "1"},
+			run: func(t *testing.T, fsys *crashfs.FS) {
+				check(t, fsys.LinkIfPossible("a", "b"))
+				sync(t, fsys, "/")
+				f := open(t, fsys, "b", os.O_RDWR)
+				check(t, fsys.Remove("a"))
+				sync(t, fsys, "/")
+				_, err := f.WriteString("2")
+				check(t, err)
+			},
+			want: []files{{"b": "1"}, {"b": "2"}},
+		}, {
+			name:   "unlink_kept_write_through_other_name_kept",
+			before: []string{"a", "1"},
+			run: func(t *testing.T, fsys *crashfs.FS) {
+				check(t, fsys.LinkIfPossible("a", "b"))
+				sync(t, fsys, "/")
+				f := open(t, fsys, "b", os.O_RDWR)
+				_, err := f.WriteString("2")
+				check(t, err)
+				check(t, fsys.Remove("a"))
+			},
+			want: []files{{"a": "1", "b": "1"}, {"a": "2", "b": "2"}, {"b": "1"}, {"b": "2"}},
+		}, {
+			name:   "first_name_unlinked_without_a_sync_of_the_second",
+			before: []string{"d/a", "1", "e/"},
+			run: func(t *testing.T, fsys *crashfs.FS) {
+				check(t, fsys.LinkIfPossible("d/a", "e/b"))
+				check(t, fsys.Remove("d/a"))
+				sync(t, fsys, "d")
+			},
+			want: []files{{"d": "/", "e": "/"}, {"d": "/", "e": "/", "e/b": "1"}},
+		}, {
+			name:   "synced_rename_takes_link_along",
+			before: []string{"a", "1", "d/", "e/"},
+			run: func(t *testing.T, fsys *crashfs.FS) {
+				check(t, fsys.LinkIfPossible("a", "d/b"))
+				check(t, fsys.Rename("d/b", "e/c"))
+				sync(t, fsys, "e")
+				check(t, fsys.Remove("a"))
+				sync(t, fsys, "/")
+				f := open(t, fsys, "e/c", os.O_RDWR)
+				_, err := f.WriteString("2")
+				check(t, err)
+			},
+			want: []files{{"d": "/", "e": "/", "e/c": "1"}, {"d": "/", "e": "/", "e/c": "2"}},
+		}, {
+			name:   "last_of_two_names_replaced",
+			before: []string{"a", "1", "c", "3"},
+			run: func(t *testing.T, fsys *crashfs.FS) {
+				check(t, fsys.LinkIfPossible("a", "b"))
+				check(t, fsys.Remove("a"))
+				check(t, fsys.SyncAll())
+				check(t, fsys.Rename("c", "b"))
+			},
+			want: []files{{"b": "1", "c": "3"}, {"b": "3"}},
+		}, {
+			name:   "writes_through_one_name_are_seen_through_the_other",
+			before: []string{"a", "1"},
+			run: func(t *testing.T, fsys *crashfs.FS) {
+				check(t, fsys.LinkIfPossible("a", "b"))
+				sync(t, fsys, "/")
+				f := open(t, fsys, "b", os.O_RDWR)
+				_, err := f.WriteString("2")
+				check(t, err)
+				sync(t, fsys, "a") // of the one inode
+			},
+			want: []files{{"a": "2", "b": "2"}},
+		}, {
 			name: "sync_all",
 			run: func(t *testing.T, fsys *crashfs.FS) {
 				check(t, fsys.MkdirAll("d/e", 0o755))
@@ -299,6 +442,55 @@ func TestCrashKeeping(t *testing.T) {
 		checkTexts(t, left, files{"a": "1"})
 		checkTexts(t, fsys, files{"a": "2"})
 	})
+	t.Run("both_names_are_one_inode_after_a_crash", func(t *testing.T) {
+		fsys := built(t, "a", "1", "d/")
+		check(t, fsys.LinkIfPossible("a", "d/b"))
+		for range 2 { // also when the crash found it so
+			fsys = fsys.CrashKeeping(keep)
+			checkLinks(t, fsys, "a", 2)
+			write(t, fsys, "a", "22")
+			checkTexts(t, fsys, files{"a": "22", "d": "/", "d/b": "22"})
+		}
+		fsys = fsys.Clone()
+		check(t, fsys.Remove("a"))
+		checkTexts(t, fsys.CrashKeeping(lose), files{"a": "22", "d": "/", "d/b": "22"})
+		left := fsys.CrashKeeping(keep)
+		checkTexts(t, left, files{"d": "/", "d/b": "22"})
+		checkLinks(t, left, "d/b", 1)
+	})
+	t.Run("pending_link", func(t *testing.T) {
+		fsys := built(t, "a", "1")
+		check(t, fsys.LinkIfPossible("a", "b"))
+		want := crashfs.Effect{Op: 1, Kind: crashfs.Link, Path: "a", To: "b"}
+		if got := fsys.Pending(); len(got) != 1 || got[0] != want || got[0].String() != "#1 link a -> b" {
+			t.Errorf("pending: %v, want %v", got, want)
+		}
+	})
+	t.Run("create_lost_link_kept", func(t *testing.T) {
+		fsys := built(t)
+		write(t, fsys, "a", "1")
+		check(t, fsys.LinkIfPossible("a", "b"))
+		checkTexts(t, fsys.CrashKeeping(only(crashfs.Link)), files{"a": "", "b": ""})
+		checkTexts(t, fsys.CrashKeeping(only(crashfs.Create, crashfs.Write)), files{"a": "1"})
+	})
+	t.Run("link_lost_name_replaced", func(t *testing.T) {
+		fsys := built(t, "a", "1", "c", "3")
+		check(t, fsys.LinkIfPossible("a", "b"))
+		check(t, fsys.Rename("c", "b"))
+		checkTexts(t, fsys.CrashKeeping(only(crashfs.Rename)), files{"a": "1", "b": "3"})
+	})
+	t.Run("link_lost_with_its_directory", func(t *testing.T) {
+		fsys := built(t, "a", "1")
+		before := ctime(t, fsys, "a")
+		check(t, fsys.Mkdir("d", 0o755))
+		check(t, fsys.LinkIfPossible("a", "d/b"))
+		left := fsys.CrashKeeping(only(crashfs.Link))
+		checkTexts(t, left, files{"a": "1"})
+		checkLinks(t, left, "a", 1)
+		if after := ctime(t, left, "a"); !after.Equal(before) {
+			t.Errorf("ctime %v of a lost link, want %v", after, before)
+		}
+	})
 	t.Run("same_inodes", func(t *testing.T) {
 		fsys := built(t, "d/a", "1")
 		before, err := fsys.Stat("d/a")
@@ -307,7 +499,7 @@ func TestCrashKeeping(t *testing.T) {
 		after, err := fsys.CrashKeeping(keep).Stat("b")
 		check(t, err)
 		if !crashfs.SameFile(before, after) {
-			t.Errorf("inode %v became %v", before.Sys(), after.Sys())
+			t.Errorf("inode %v became %v", crashfs.InoOf(before), crashfs.InoOf(after))
 		}
 	})
 }
@@ -404,5 +596,73 @@ func TestDroppedSync(t *testing.T) {
 		check(t, fsys.SyncAll())
 		checkTexts(t, fsys, files{"a": "22"})
 		checkStates(t, fsys, files{"a": "\x00\x00"})
+	})
+}
+
+func ctime(t *testing.T, fsys *crashfs.FS, name string) time.Time {
+	t.Helper()
+	info, err := fsys.Stat(name)
+	check(t, err)
+	return crashfs.CtimeOf(info)
+}
+
+func TestChangeTimeAfterCrash(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		do   func(fsys *crashfs.FS) error
+		sync string // makes it durable
+	}{
+		{"write", func(fsys *crashfs.FS) error { return afero.WriteFile(fsys, "a", []byte("2"), 0) }, "a"},
+		{"chmod", func(fsys *crashfs.FS) error { return fsys.Chmod("a", 0o600) }, "a"},
+		{"chtimes", func(fsys *crashfs.FS) error { return fsys.Chtimes("a", time.Time{}, time.Unix(1, 0)) }, "a"},
+		{"link", func(fsys *crashfs.FS) error { return fsys.LinkIfPossible("a", "c") }, "/"},
+		{"unlink", func(fsys *crashfs.FS) error { return fsys.Remove("b") }, "/"},
+		{"rename", func(fsys *crashfs.FS) error { return fsys.Rename("b", "c") }, "/"},
+		{"replace", func(fsys *crashfs.FS) error { return fsys.Rename("other", "b") }, "/"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			fsys := built(t, "a", "1", "other", "")
+			check(t, fsys.LinkIfPossible("a", "b"))
+			fsys = fsys.Clone()
+			before := ctime(t, fsys, "a")
+			check(t, c.do(fsys))
+			after := ctime(t, fsys, "a")
+			if !after.After(before) {
+				t.Errorf("ctime %v, %v before", after, before)
+			}
+			if got := ctime(t, fsys.CrashKeeping(lose), "a"); !got.Equal(before) {
+				t.Errorf("lost: ctime %v, want %v", got, before)
+			}
+			if got := ctime(t, fsys.CrashKeeping(keep), "a"); !got.Equal(after) {
+				t.Errorf("kept: ctime %v, want %v", got, after)
+			}
+			sync(t, fsys, c.sync)
+			if got := ctime(t, fsys.CrashKeeping(lose), "a"); !got.Equal(after) {
+				t.Errorf("synced: ctime %v, want %v", got, after)
+			}
+		})
+	}
+	t.Run("one_of_two_kept", func(t *testing.T) {
+		fsys := built(t, "a", "1")
+		check(t, fsys.Chmod("a", 0o600))
+		middle := ctime(t, fsys, "a")
+		check(t, fsys.Rename("a", "b"))
+		if got := ctime(t, fsys.CrashKeeping(only(crashfs.Attrs)), "a"); !got.Equal(middle) {
+			t.Errorf("rename lost: ctime %v, want %v", got, middle)
+		}
+		want := ctime(t, fsys, "b")
+		if got := ctime(t, fsys.CrashKeeping(only(crashfs.Rename)), "b"); !got.Equal(want) {
+			t.Errorf("chmod lost: ctime %v, want %v", got, want)
+		}
+	})
+	t.Run("not_what_chtimes_sets", func(t *testing.T) {
+		now := time.Date(2026, 4, 6, 18, 0, 0, 0, time.UTC)
+		fsys := crashfs.New(crashfs.Options{Now: func() time.Time { return now }})
+		write(t, fsys, "a", "1")
+		now = now.Add(time.Hour)
+		check(t, fsys.Chtimes("a", time.Unix(1, 0), time.Unix(1, 0)))
+		if got := ctime(t, fsys, "a"); !got.Equal(now) {
+			t.Errorf("ctime %v, want %v", got, now)
+		}
 	})
 }

@@ -17,6 +17,7 @@ const (
 	Create  EffectKind = "create"
 	Mkdir   EffectKind = "mkdir"
 	Symlink EffectKind = "symlink"
+	Link    EffectKind = "link"
 	Unlink  EffectKind = "unlink"
 	Rmdir   EffectKind = "rmdir"
 	Rename  EffectKind = "rename"
@@ -27,7 +28,7 @@ type Effect struct {
 	Op   int // number of the operation that made it
 	Kind EffectKind
 	Path string // as given to that operation
-	To   string // of Rename the new name
+	To   string // of Rename and Link the new name
 	Off  int64  // of Write; of Truncate the new size
 	Len  int    // of Write, bytes
 
@@ -39,7 +40,7 @@ type Effect struct {
 func (e Effect) String() string {
 	s := fmt.Sprintf("#%d %s %s", e.Op, e.Kind, e.Path)
 	switch e.Kind {
-	case Rename:
+	case Rename, Link:
 		s += " -> " + e.To
 	case Write:
 		s += fmt.Sprintf(" [%d,%d)", e.Off, e.Off+int64(e.Len))
@@ -99,9 +100,9 @@ type effect struct {
 	seq  int // orders all effects of the file system
 	idx  int // in the list of pendingEffects
 	node *inode
+	when time.Time
 
 	// Of an inode.
-	when time.Time    // of Write and Truncate
 	data []byte       // of Write
 	set  func(*attrs) // of Attrs
 
@@ -125,16 +126,35 @@ func (e *effect) tearable() bool {
 	return e.Kind == Write && !e.Dropped && e.Len > 0
 }
 
-// change notes an effect on an inode, before the caller makes it.
-func (fsys *FS) change(n *inode, e Effect, rest effect) {
+// change notes an effect on an inode, before the caller makes it, and returns
+// its time.
+func (fsys *FS) change(n *inode, e Effect, rest effect) time.Time {
 	if n.stable == nil {
 		n.stable = &image{n.attrs, n.content.snapshot()}
 	}
 	fsys.seq++
 	e.Op = fsys.current
-	rest.Effect, rest.seq, rest.node = e, fsys.seq, n
+	rest.Effect, rest.seq, rest.node, rest.when = e, fsys.seq, n, fsys.now()
 	n.effects = append(n.effects, &rest)
+	n.ctime = rest.when
 	fsys.dirty[n] = true
+	return rest.when
+}
+
+// touched yields the inodes whose change time is that of e: also those of
+// which only a name changed.
+func (e *effect) touched(yield func(*inode) bool) {
+	if e.slots == nil {
+		yield(e.node)
+		return
+	}
+	for _, s := range e.slots {
+		for _, n := range []*inode{s.dir, s.before, s.after} {
+			if n != nil && !yield(n) {
+				return
+			}
+		}
+	}
 }
 
 // redo applies a write, truncation or change of attributes to img.
@@ -199,6 +219,7 @@ func (fsys *FS) syncInode(n *inode) {
 		}
 	}
 	n.effects = nil
+	n.changed = later(n.changed, n.ctime) // of a lost rename too: the inode is written whole
 	delete(fsys.dirty, n)
 }
 

@@ -14,33 +14,44 @@ type slot struct {
 func (fsys *FS) enter(e Effect, node *inode, slots ...slot) {
 	fsys.seq++
 	e.Op = fsys.current
-	op := &effect{Effect: e, seq: fsys.seq, node: node, slots: slots, home: slots[len(slots)-1].dir}
+	op := &effect{Effect: e, seq: fsys.seq, node: node, when: fsys.now(), slots: slots, home: slots[len(slots)-1].dir}
 	fsys.order(op)
 	fsys.entries = append(fsys.entries, op)
 	for _, s := range slots {
 		fsys.latest[s.entry] = op
-		s.dir.mtime = fsys.now()
-		if s.after == nil {
-			delete(s.dir.entries, s.name)
-			continue
-		}
-		s.dir.entries[s.name] = s.after
-		if s.after.isDir() {
-			s.after.parent = s.dir
-		}
+		s.dir.mtime = op.when
+		s.replace()
+	}
+	for n := range op.touched {
+		n.ctime = op.when
 	}
 	switch e.Kind {
 	case Create, Mkdir, Symlink:
-		node.linked, node.born = true, op
+		node.born, node.mtime = op, op.when
 	}
-	if gone := op.removed(); gone != nil {
-		gone.linked = false
-		fsys.release(gone)
+	if old := op.removed(); old != nil {
+		fsys.release(old)
 	}
 }
 
-// removed returns the inode that the operation leaves without a name, or nil:
-// one that is unlinked, or that another is renamed onto.
+// replace gives the name to the inode that is to have it.
+func (s slot) replace() {
+	if s.before != nil {
+		s.before.links--
+		delete(s.dir.entries, s.name)
+	}
+	if s.after == nil {
+		return
+	}
+	s.after.links++
+	s.dir.entries[s.name] = s.after
+	if s.after.isDir() {
+		s.after.parent = s.dir
+	}
+}
+
+// removed returns the inode that the operation takes a name from, or nil: one
+// that is unlinked, or that another is renamed onto.
 func (e *effect) removed() *inode {
 	return e.slots[len(e.slots)-1].before
 }
@@ -51,6 +62,9 @@ func (fsys *FS) order(op *effect) {
 	for _, s := range op.slots {
 		op.after = appendPending(op.after, fsys.latest[s.entry])
 		op.under = appendPending(op.under, s.dir.born)
+	}
+	if op.Kind == Link {
+		op.after = appendPending(op.after, op.node.born) // or the name would be of nothing
 	}
 	if gone := op.removed(); gone != nil && gone.isDir() {
 		for _, e := range fsys.entries {
@@ -111,6 +125,9 @@ func (fsys *FS) absorb() {
 			return false
 		}
 		e.durable, e.after, e.under = true, nil, nil
+		for n := range e.touched {
+			n.changed = later(n.changed, e.when)
+		}
 		return true
 	})
 }

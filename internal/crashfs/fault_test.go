@@ -27,6 +27,7 @@ func TestLog(t *testing.T) {
 	check(t, fsys.Rename("a", "d/b"))
 	check(t, fsys.RemoveAll("d"))
 	_, _ = fsys.Stat("a")
+	_ = fsys.LinkIfPossible("a", "b")
 	var got []string
 	for _, op := range fsys.Log() {
 		op.Err = nil // its text is the platform's
@@ -48,6 +49,7 @@ func TestLog(t *testing.T) {
 		"#13 remove d/e",
 		"#14 remove d",
 		"#15 stat a",
+		"#16 link a -> b",
 	}
 	if diff := cmp.Diff(got, want); diff != "" {
 		t.Errorf("log (-got +want):\n%s", diff)
@@ -116,6 +118,17 @@ func TestFaultOfHandles(t *testing.T) {
 		}
 		checkTexts(t, fsys, files{"a": ""})
 	})
+	t.Run("link_done_and_failed", func(t *testing.T) {
+		fsys := built(t, "a", "1")
+		fsys.Inject(crashfs.Fault{At: 1, Effect: crashfs.FailAfter})
+		err := fsys.LinkIfPossible("a", "b")
+		checkIs(t, err, syscall.EIO)
+		var l *os.LinkError
+		if !errors.As(err, &l) || l.Op != "link" || l.Old != "a" || l.New != "b" {
+			t.Errorf("%#v", err)
+		}
+		checkTexts(t, fsys, files{"a": "1", "b": "1"})
+	})
 	t.Run("open_done_and_failed_leaves_no_handle", func(t *testing.T) {
 		fsys := built(t, "a", "12345")
 		fsys.SetCapacity(10)
@@ -168,6 +181,7 @@ func TestFaultsOfOp(t *testing.T) {
 		{crashfs.Op{Kind: crashfs.OpOpen, Flag: os.O_TRUNC}, []F{eio, done}},
 		{crashfs.Op{Kind: crashfs.OpRemove}, []F{eio, done}},
 		{crashfs.Op{Kind: crashfs.OpRename}, []F{eio, full, done}},
+		{crashfs.Op{Kind: crashfs.OpLink}, []F{eio, full, done}},
 		{crashfs.Op{Kind: crashfs.OpRead, Len: 10}, []F{eio, short}},
 		{crashfs.Op{Kind: crashfs.OpRead, Len: 1}, []F{eio}},
 		{crashfs.Op{Kind: crashfs.OpWrite, Len: 10}, []F{eio, full, short, done, shortFull}},

@@ -194,9 +194,7 @@ func (f *file) write(p []byte, off int64, fault Fault) (int, error) {
 }
 
 func (fsys *FS) write(n *inode, p []byte, off int64, path string) {
-	now := fsys.now()
-	fsys.change(n, Effect{Kind: Write, Path: path, Off: off, Len: len(p)},
-		effect{when: now, data: bytes.Clone(p)})
+	now := fsys.change(n, Effect{Kind: Write, Path: path, Off: off, Len: len(p)}, effect{data: bytes.Clone(p)})
 	fsys.used -= n.content.size
 	n.content.writeAt(p, off)
 	fsys.used += n.content.size
@@ -222,8 +220,7 @@ func (f *file) Truncate(size int64) error {
 }
 
 func (fsys *FS) truncate(n *inode, size int64, path string) {
-	now := fsys.now()
-	fsys.change(n, Effect{Kind: Truncate, Path: path, Off: size}, effect{when: now})
+	now := fsys.change(n, Effect{Kind: Truncate, Path: path, Off: size}, effect{})
 	fsys.used += size - n.content.size
 	n.content.truncate(size)
 	n.mtime = now
@@ -305,7 +302,7 @@ func listed[T any](f *file, count int, as func(fileInfo) T) ([]T, error) {
 		switch {
 		case !f.node.isDir():
 			return syscall.ENOTDIR
-		case !f.node.linked:
+		case f.node.links == 0:
 			return syscall.ENOENT
 		case !f.listed:
 			f.names, f.listed = f.node.names(), true

@@ -35,7 +35,7 @@ type FS struct {
 	// mu guards all below and every inode and handle of the file system.
 	mu      sync.Mutex
 	root    *inode
-	lastIno Ino
+	lastIno ino
 	clock   time.Time // of the default Options.Now
 	used    int64     // bytes of all files with a name or a handle
 	rofs    bool
@@ -64,7 +64,9 @@ func New(opts Options) *FS {
 	fsys.clock = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	fsys.root = fsys.newInode(fs.ModeDir | 0o755)
 	fsys.root.parent = fsys.root
-	fsys.root.linked = true
+	fsys.root.links = 1
+	now := fsys.now()
+	fsys.root.mtime, fsys.root.ctime, fsys.root.changed = now, now, now
 	return fsys
 }
 
@@ -156,9 +158,10 @@ func (fsys *FS) now() time.Time {
 	return fsys.clock
 }
 
+// newInode returns an inode that has no name and no times yet: see enter.
 func (fsys *FS) newInode(mode fs.FileMode) *inode {
 	fsys.lastIno++
-	n := &inode{ino: fsys.lastIno, attrs: attrs{mode: mode, mtime: fsys.now()}}
+	n := &inode{ino: fsys.lastIno, attrs: attrs{mode: mode}}
 	if n.isDir() {
 		n.entries = map[string]*inode{}
 	}
@@ -167,7 +170,7 @@ func (fsys *FS) newInode(mode fs.FileMode) *inode {
 
 // release gives back the space of a file that has neither name nor handle.
 func (fsys *FS) release(n *inode) {
-	if !n.linked && n.opens == 0 {
+	if n.links == 0 && n.opens == 0 {
 		fsys.used -= n.content.size
 	}
 }

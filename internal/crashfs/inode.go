@@ -7,10 +7,9 @@ import (
 	"time"
 )
 
-// Ino is the number of an inode, what Sys of a [fs.FileInfo] of this package
-// returns. A file has the same number for life, also after a power cut, and
-// no other file ever gets it.
-type Ino uint64
+// ino is the number of an inode. A file has the same number for life, also
+// after a power cut, and no other file ever gets it.
+type ino uint64
 
 // attrs are what Chmod, Chown and Chtimes set, and the type bits.
 type attrs struct {
@@ -22,16 +21,20 @@ type attrs struct {
 // An inode is a file, directory or symbolic link. Its fields are guarded by
 // the mutex of its FS.
 type inode struct {
-	ino Ino
+	ino ino
 	attrs
+	ctime   time.Time         // of the last change of any kind, or of a name of it
 	content content           // files
 	entries map[string]*inode // directories
 	parent  *inode            // directories; the root is its own
 	target  string            // symbolic links
 
-	linked bool // has a name
-	opens  int  // handles: it takes up space while it has a name or one of them
-	mount  bool // see FS.SetMount
+	links int  // names; of a directory, 1 or 0
+	opens int  // handles: it takes up space while it has a name or one of them
+	mount bool // see FS.SetMount
+
+	// changed is the ctime that a power cut leaves at least: of what is durable.
+	changed time.Time
 
 	// stable is what is durable of attrs and content, if that may differ from
 	// what they are; effects are what happened to them since.
@@ -42,7 +45,8 @@ type inode struct {
 	// remaining effects do not add up to what the inode shows.
 	diverged bool
 
-	// born is the creation of the inode's name; nil if that was before a crash.
+	// born is the creation of the inode's first name; nil if that was before a
+	// crash.
 	born *effect
 }
 
@@ -78,6 +82,13 @@ func (n *inode) names() []string {
 	return slices.Sorted(maps.Keys(n.entries))
 }
 
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
 func (n *inode) size() int64 {
 	if n.isSymlink() {
 		return int64(len(n.target))
@@ -87,11 +98,12 @@ func (n *inode) size() int64 {
 
 // A fileInfo describes an inode as it was when asked.
 type fileInfo struct {
-	name  string
-	size  int64
-	mode  fs.FileMode
-	mtime time.Time
-	ino   Ino
+	name string
+	size int64
+	attrs
+	ctime time.Time
+	ino   ino
+	links int
 }
 
 var (
@@ -100,7 +112,7 @@ var (
 )
 
 func (n *inode) info(name string) fileInfo {
-	return fileInfo{name: name, size: n.size(), mode: n.mode, mtime: n.mtime, ino: n.ino}
+	return fileInfo{name: name, size: n.size(), attrs: n.attrs, ctime: n.ctime, ino: n.ino, links: n.links}
 }
 
 func (i fileInfo) Name() string               { return i.name }
@@ -109,7 +121,6 @@ func (i fileInfo) Mode() fs.FileMode          { return i.mode }
 func (i fileInfo) Type() fs.FileMode          { return i.mode.Type() }
 func (i fileInfo) ModTime() time.Time         { return i.mtime }
 func (i fileInfo) IsDir() bool                { return i.mode.IsDir() }
-func (i fileInfo) Sys() any                   { return i.ino }
 func (i fileInfo) Info() (fs.FileInfo, error) { return i, nil }
 func (i fileInfo) String() string             { return fs.FormatFileInfo(i) }
 
@@ -117,7 +128,7 @@ func (i fileInfo) String() string             { return fs.FormatFileInfo(i) }
 // FS and what a power cut left of it. ([os.SameFile] knows only the
 // descriptions that package os itself made.)
 func SameFile(a, b fs.FileInfo) bool {
-	x, ok := a.Sys().(Ino)
-	y, ok2 := b.Sys().(Ino)
-	return ok && ok2 && x == y
+	x, ok := a.(fileInfo)
+	y, ok2 := b.(fileInfo)
+	return ok && ok2 && x.ino == y.ino
 }

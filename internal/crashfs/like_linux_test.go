@@ -66,6 +66,22 @@ func compareScripts(t *testing.T, seed uint64, dir string, simulated, real afero
 	if diff := cmp.Diff(dump(t, simulated, dir), dump(t, real, dir)); diff != "" {
 		t.Errorf("seed %d: tree (-crashfs +os):\n%s", seed, diff)
 	}
+	if diff := cmp.Diff(firstNames(t, simulated, dir), firstNames(t, real, dir)); diff != "" {
+		t.Errorf("seed %d: first name of the same inode (-crashfs +os):\n%s", seed, diff)
+	}
+}
+
+// firstNames returns, of each path below dir, the first path of its inode.
+func firstNames(t *testing.T, fsys afero.Fs, dir string) map[string]string {
+	first, found := map[uint64]string{}, map[string]string{}
+	walk(t, fsys, dir, func(name string, info fs.FileInfo) {
+		ino := info.Sys().(*syscall.Stat_t).Ino
+		if first[ino] == "" {
+			first[ino] = name
+		}
+		found[name] = first[ino]
+	})
+	return found
 }
 
 type linkingFs interface {
@@ -108,7 +124,7 @@ func (s *script) close() {
 func (s *script) step() string {
 	steps := []func() string{
 		s.openFile, s.openFile, s.openFile, s.mkdir, s.mkdirAll, s.remove, s.removeAll,
-		s.rename, s.rename, s.rename, s.symlink, s.readlink, s.stat, s.chmod, s.chtimes,
+		s.rename, s.rename, s.rename, s.symlink, s.link, s.link, s.readlink, s.stat, s.chmod, s.chtimes,
 		s.write, s.write, s.writeAt, s.read, s.readAt, s.truncate, s.seek,
 		s.readdir, s.statFile, s.sync, s.closeFile,
 	}
@@ -221,6 +237,19 @@ func (s *script) symlink() string {
 	return outcome(s.fsys.(afero.Linker).SymlinkIfPossible(target, name), "symlink %s %s", target, name)
 }
 
+func (s *script) link() string {
+	from, to := s.path(), s.path()
+	return outcome(link(s.fsys, from, to), "link %s %s", from, to)
+}
+
+// link makes a hard link, for which afero has no interface.
+func link(fsys afero.Fs, from, to string) error {
+	if fsys, ok := fsys.(*crashfs.FS); ok {
+		return fsys.LinkIfPossible(from, to)
+	}
+	return os.Link(from, to)
+}
+
 func (s *script) readlink() string {
 	name := s.path()
 	target, err := s.fsys.(afero.LinkReader).ReadlinkIfPossible(name)
@@ -238,13 +267,14 @@ func (s *script) stat() string {
 
 // brief is what of info is the same everywhere.
 func brief(info fs.FileInfo) string {
-	switch {
-	case info == nil:
+	if info == nil {
 		return "nothing"
-	case info.IsDir():
-		return fmt.Sprintf("%s %s", info.Name(), info.Mode())
 	}
-	return fmt.Sprintf("%s %s %d", info.Name(), info.Mode(), info.Size())
+	st := info.Sys().(*syscall.Stat_t)
+	if info.IsDir() {
+		return fmt.Sprintf("%s %s %o", info.Name(), info.Mode(), st.Mode)
+	}
+	return fmt.Sprintf("%s %s %o %d %d bytes, %d names", info.Name(), info.Mode(), st.Mode, info.Size(), st.Size, st.Nlink)
 }
 
 func (s *script) chmod() string {
@@ -375,4 +405,85 @@ func (s *script) closeFile() string {
 		return "rest"
 	}
 	return outcome(f.Close(), "%d.close", i) // and let later steps find it closed
+}
+
+// TestChangeTimesLikeLinux compares what changes the change time of a file:
+// whoever compares those of two looks takes it for a change of the file.
+func TestChangeTimesLikeLinux(t *testing.T) {
+	onFile := func(do func(afero.File) error) func(afero.Fs) error {
+		return func(fsys afero.Fs) error {
+			f, err := fsys.OpenFile("dir/file", os.O_RDWR, 0)
+			if err != nil {
+				return err
+			}
+			return errors.Join(do(f), f.Close())
+		}
+	}
+	for _, c := range []struct {
+		name string
+		do   func(afero.Fs) error
+	}{
+		{"nothing", func(afero.Fs) error { return nil }},
+		{"read", func(fsys afero.Fs) error { _, err := afero.ReadFile(fsys, "dir/file"); return err }},
+		{"write", onFile(func(f afero.File) error { _, err := f.WriteString("x"); return err })},
+		{"write_nothing", onFile(func(f afero.File) error { _, err := f.Write(nil); return err })},
+		{"truncate", onFile(func(f afero.File) error { return f.Truncate(1) })},
+		{"sync", onFile(func(f afero.File) error { return f.Sync() })},
+		{"open_truncating", func(fsys afero.Fs) error { return afero.WriteFile(fsys, "dir/file", nil, 0o644) }},
+		{"chmod", func(fsys afero.Fs) error { return fsys.Chmod("dir/file", 0o600) }},
+		{"chown", func(fsys afero.Fs) error { return fsys.Chown("dir/file", os.Getuid(), os.Getgid()) }},
+		{"chtimes", func(fsys afero.Fs) error { return fsys.Chtimes("dir/file", time.Unix(1, 0), time.Unix(1, 0)) }},
+		{"link", func(fsys afero.Fs) error { return link(fsys, "dir/file", "new") }},
+		{"unlink_other_name", func(fsys afero.Fs) error { return fsys.Remove("other") }},
+		{"rename", func(fsys afero.Fs) error { return fsys.Rename("dir/file", "new") }},
+		{"rename_other_name", func(fsys afero.Fs) error { return fsys.Rename("other", "new") }},
+		{"rename_onto_itself", func(fsys afero.Fs) error { return fsys.Rename("other", "dir/file") }},
+		{"rename_onto_other_name", func(fsys afero.Fs) error { return fsys.Rename("third", "other") }},
+		{"symlink_to_it", func(fsys afero.Fs) error { return fsys.(afero.Linker).SymlinkIfPossible("file", "dir/new") }},
+		{"rename_directory", func(fsys afero.Fs) error { return fsys.Rename("dir", "dir2") }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Chdir(t.TempDir())
+			got := ctimesChanged(t, crashfs.New(crashfs.Options{}), c.do)
+			want := ctimesChanged(t, afero.NewOsFs(), c.do)
+			if diff := cmp.Diff(got, want); diff != "" {
+				t.Errorf("changed (-crashfs +os):\n%s", diff)
+			}
+		})
+	}
+}
+
+// ctimesChanged reports of some files and directories whether do changes
+// their change time.
+func ctimesChanged(t *testing.T, fsys afero.Fs, do func(afero.Fs) error) map[string]bool {
+	t.Helper()
+	check(t, fsys.Mkdir("dir", 0o755))
+	write(t, fsys, "dir/file", "content")
+	write(t, fsys, "third", "content")
+	check(t, link(fsys, "dir/file", "other"))
+	write(t, fsys, "clock", "")
+	names := []string{"dir", "dir/file", "third", ".", "clock"}
+	handles := map[string]afero.File{}
+	for _, name := range names {
+		handles[name] = open(t, fsys, name, os.O_RDONLY)
+		defer handles[name].Close()
+	}
+	ctime := func(name string) syscall.Timespec {
+		info, err := handles[name].Stat()
+		check(t, err)
+		return info.Sys().(*syscall.Stat_t).Ctim
+	}
+	before := map[string]syscall.Timespec{}
+	for _, name := range names {
+		before[name] = ctime(name)
+	}
+	for ctime("clock") == before["clock"] { // that of a file system may stand still for 10 ms
+		check(t, fsys.Chmod("clock", 0o644))
+	}
+	check(t, do(fsys))
+	changed := map[string]bool{}
+	for _, name := range names[:4] {
+		changed[name] = ctime(name) != before[name]
+	}
+	return changed
 }

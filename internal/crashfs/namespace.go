@@ -297,6 +297,43 @@ func (fsys *FS) SymlinkIfPossible(oldname, newname string) error {
 	})
 }
 
+// LinkIfPossible gives the file oldname another name, as link(2) does on
+// Linux: if oldname is a symbolic link, that link gets it, and not its target.
+func (fsys *FS) LinkIfPossible(oldname, newname string) error {
+	return fsys.do(Op{Kind: OpLink, Path: oldname, To: newname}, func(Fault) error {
+		from, err := fsys.findPlace(oldname, keepLast)
+		if err != nil {
+			return err
+		}
+		to, err := fsys.walk(newname, takeEntry)
+		if err != nil {
+			return err
+		}
+		if err := fsys.mayLink(from, to); err != nil {
+			return err
+		}
+		fsys.enter(Effect{Kind: Link, Path: oldname, To: newname}, from.node, slot{entry: to.entry, after: from.node})
+		return nil
+	})
+}
+
+// mayLink returns what forbids to make to another name of from, which exists.
+func (fsys *FS) mayLink(from, to place) error {
+	switch {
+	case to.node != nil:
+		return syscall.EEXIST
+	case to.slash:
+		return syscall.ENOENT
+	case fsys.rofs:
+		return syscall.EROFS
+	case from.device() != to.dir.device():
+		return syscall.EXDEV
+	case from.node.isDir():
+		return syscall.EPERM
+	}
+	return nil
+}
+
 // ReadlinkIfPossible returns what the symbolic link name holds.
 func (fsys *FS) ReadlinkIfPossible(name string) (target string, err error) {
 	err = fsys.do(Op{Kind: OpReadlink, Path: name}, func(Fault) error {

@@ -22,6 +22,7 @@ const (
 	OpRemove   OpKind = "remove"
 	OpRename   OpKind = "rename"
 	OpSymlink  OpKind = "symlink"
+	OpLink     OpKind = "link"
 	OpReadlink OpKind = "readlink"
 	OpStat     OpKind = "stat"
 	OpLstat    OpKind = "lstat"
@@ -44,7 +45,7 @@ type Op struct {
 	N    int // 1 is the first operation of the FS
 	Kind OpKind
 	Path string // as given, or as given when the handle was opened
-	To   string // of Rename the new name, of Symlink the target
+	To   string // of Rename and Link the new name, of Symlink the target
 	Flag int    // of Open
 	Off  int64  // of Read and Write; of Truncate the new size
 	Len  int    // of Read and Write, bytes
@@ -55,7 +56,7 @@ type Op struct {
 func (op Op) String() string {
 	s := fmt.Sprintf("#%d %s %s", op.N, op.Kind, op.Path)
 	switch op.Kind {
-	case OpRename, OpSymlink:
+	case OpRename, OpLink, OpSymlink:
 		s += " -> " + op.To
 	case OpOpen:
 		s += fmt.Sprintf(" flag %#x", op.Flag)
@@ -76,7 +77,7 @@ func (op Op) Changes() bool {
 	switch op.Kind {
 	case OpOpen:
 		return op.Flag&(os.O_CREATE|os.O_TRUNC) != 0
-	case OpMkdir, OpRemove, OpRename, OpSymlink, OpChmod, OpChown, OpChtimes, OpWrite, OpTruncate, OpSync, OpSyncAll:
+	case OpMkdir, OpRemove, OpRename, OpLink, OpSymlink, OpChmod, OpChown, OpChtimes, OpWrite, OpTruncate, OpSync, OpSyncAll:
 		return true
 	}
 	return false
@@ -88,7 +89,7 @@ func (op Op) allocates() bool {
 	switch op.Kind {
 	case OpOpen:
 		return op.Flag&os.O_CREATE != 0
-	case OpMkdir, OpRename, OpSymlink, OpWrite, OpTruncate, OpSync, OpSyncAll:
+	case OpMkdir, OpRename, OpLink, OpSymlink, OpWrite, OpTruncate, OpSync, OpSyncAll:
 		return true
 	}
 	return false
@@ -99,7 +100,7 @@ func (op Op) wrap(err error) error {
 	switch {
 	case err == nil, err == io.EOF:
 		return err
-	case op.Kind == OpRename:
+	case op.Kind == OpRename, op.Kind == OpLink:
 		return &os.LinkError{Op: string(op.Kind), Old: op.Path, New: op.To, Err: err}
 	case op.Kind == OpSymlink:
 		return &os.LinkError{Op: string(op.Kind), Old: op.To, New: op.Path, Err: err}

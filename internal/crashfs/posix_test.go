@@ -51,6 +51,9 @@ func TestErrors(t *testing.T) {
 			return do(f)
 		}
 	}
+	link := func(from, to string) func(FS) error {
+		return func(fsys FS) error { return fsys.LinkIfPossible(from, to) }
+	}
 	readOnly := func(do func(FS) error) func(FS) error {
 		return func(fsys FS) error { fsys.MountReadOnly(); return do(fsys) }
 	}
@@ -110,6 +113,30 @@ func TestErrors(t *testing.T) {
 		{"rename_file_to_slash", rename("file", "new/"), syscall.ENOTDIR},
 		{"rename_root", rename("/", "new"), syscall.EBUSY},
 		{"rename_read_only", readOnly(rename("file", "new")), syscall.EROFS},
+
+		{"link_file", link("file", "dir/new"), nil},
+		{"link_symlink_not_target", link("loop", "new"), nil},
+		{"link_dangling", link("dangling", "new"), nil},
+		{"link_missing", link("missing", "new"), syscall.ENOENT},
+		{"link_missing_over_existing", link("missing", "file"), syscall.ENOENT},
+		{"link_empty_path", link("", "new"), syscall.ENOENT},
+		{"link_to_empty_path", link("file", ""), syscall.ENOENT},
+		{"link_file_with_slash", link("file/", "new"), syscall.ENOTDIR},
+		{"link_dangling_with_slash", link("dangling/", "new"), syscall.ENOENT},
+		{"link_directory", link("dir", "new"), syscall.EPERM},
+		{"link_directory_through_symlink", link("dirlink/", "new"), syscall.EPERM},
+		{"link_root", link("/", "new"), syscall.EPERM},
+		{"link_to_missing_parent", link("file", "missing/new"), syscall.ENOENT},
+		{"link_to_name_with_slash", link("file", "new/"), syscall.ENOENT},
+		{"link_to_long_name", link("file", long), syscall.ENAMETOOLONG},
+		{"link_to_existing", link("file", "dir/file"), syscall.EEXIST},
+		{"link_to_itself", link("file", "file"), syscall.EEXIST},
+		{"link_to_directory", link("file", "empty"), syscall.EEXIST},
+		{"link_directory_to_existing", link("dir", "file"), syscall.EEXIST},
+		{"link_to_dangling", link("file", "dangling"), syscall.EEXIST},
+		{"link_to_root", link("file", "/"), syscall.EEXIST},
+		{"link_read_only", readOnly(link("file", "new")), syscall.EROFS},
+		{"link_read_only_existing", readOnly(link("file", "dir/file")), syscall.EEXIST},
 
 		{"symlink_existing", func(fsys FS) error { return fsys.SymlinkIfPossible("x", "file") }, syscall.EEXIST},
 		{"symlink_to_nothing", func(fsys FS) error { return fsys.SymlinkIfPossible("", "new") }, syscall.ENOENT},
@@ -189,6 +216,39 @@ func TestSymlinks(t *testing.T) {
 	target, err := fsys.ReadlinkIfPossible("dir/up")
 	if err != nil || target != "../file" {
 		t.Errorf("readlink: %q, %v", target, err)
+	}
+}
+
+func TestLinks(t *testing.T) {
+	fsys := built(t, "a", "1", "d/")
+	check(t, fsys.LinkIfPossible("a", "d/b"))
+	write(t, fsys, "a", "22")
+	checkTexts(t, fsys, files{"a": "22", "d": "/", "d/b": "22"})
+	check(t, fsys.Rename("a", "d/b")) // leaves both
+	checkTexts(t, fsys, files{"a": "22", "d": "/", "d/b": "22"})
+	checkLinks(t, fsys, "a", 2)
+	check(t, fsys.Rename("d/b", "c"))
+	checkLinks(t, fsys, "a", 2)
+	write(t, fsys, "d/b", "other")
+	check(t, fsys.Rename("d/b", "a"))
+	checkLinks(t, fsys, "c", 1)
+	checkTexts(t, fsys, files{"a": "other", "c": "22", "d": "/"})
+
+	f := open(t, fsys, "c", os.O_RDONLY)
+	check(t, fsys.Remove("c"))
+	info, err := f.Stat()
+	check(t, err)
+	if n := crashfs.LinksOf(info); n != 0 {
+		t.Errorf("%d names of a removed file", n)
+	}
+}
+
+func checkLinks(t *testing.T, fsys *crashfs.FS, name string, want int) {
+	t.Helper()
+	info, err := fsys.Stat(name)
+	check(t, err)
+	if n := crashfs.LinksOf(info); n != want {
+		t.Errorf("%s has %d names, want %d", name, n, want)
 	}
 }
 
@@ -310,6 +370,22 @@ func TestCapacity(t *testing.T) {
 	checkFree(5)
 	fsys = fsys.Clone()
 	checkFree(5)
+
+	check(t, fsys.LinkIfPossible("a", "b"))
+	checkFree(5)
+	fsys = fsys.Clone()
+	checkFree(5)
+	f = open(t, fsys, "b", os.O_RDWR)
+	_, err = f.WriteString("1234567")
+	check(t, err)
+	checkFree(3)
+	check(t, fsys.Remove("a"))
+	checkFree(3) // the other name keeps it
+	write(t, fsys, "c", "")
+	check(t, fsys.Rename("c", "b"))
+	checkFree(3) // the handle keeps it
+	check(t, f.Close())
+	checkFree(10)
 }
 
 func TestCloneIsLikeIt(t *testing.T) {
@@ -341,6 +417,12 @@ func TestMount(t *testing.T) {
 	checkIs(t, fsys.Rename("other", "dir/other"), syscall.EXDEV)
 	checkIs(t, fsys.Rename("dir/a", "a"), syscall.EXDEV)
 	checkIs(t, fsys.Rename("dir/a", "dir/b"), nil)
+	checkIs(t, fsys.LinkIfPossible("other", "dir/other"), syscall.EXDEV)
+	checkIs(t, fsys.LinkIfPossible("dir/b", "b"), syscall.EXDEV)
+	checkIs(t, fsys.LinkIfPossible("dir", "d2"), syscall.EXDEV)
+	checkIs(t, fsys.LinkIfPossible("file", "file2"), syscall.EXDEV)
+	checkIs(t, fsys.LinkIfPossible("dir/b", "dir/c"), nil)
+	checkIs(t, fsys.Remove("dir/c"), nil)
 	checkIs(t, fsys.Remove("file"), syscall.EBUSY)
 	checkIs(t, fsys.RemoveAll("dir"), syscall.EBUSY)
 	checkTexts(t, fsys, files{"dir": "/", "file": "2", "other": "3"})
@@ -360,6 +442,10 @@ func TestSameFile(t *testing.T) {
 	}
 	if crashfs.SameFile(stat("file"), stat("dir/file")) {
 		t.Error("two files are one")
+	}
+	check(t, fsys.LinkIfPossible("file", "dir/hard"))
+	if !crashfs.SameFile(stat("file"), stat("dir/hard")) {
+		t.Error("two names of a file differ")
 	}
 }
 

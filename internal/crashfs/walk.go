@@ -28,6 +28,14 @@ type place struct {
 	unnamed bool   // the path ends in ".", "..", or is the root: entry is void
 }
 
+// device returns the root of the mounted file system that what is there is on.
+func (at place) device() *inode {
+	if at.node.isDir() || at.node.mount {
+		return at.node.device()
+	}
+	return at.dir.device()
+}
+
 // An entry is a name in a directory.
 type entry struct {
 	dir  *inode
@@ -104,14 +112,19 @@ func (n *inode) lookup(name string) (place, error) {
 
 // find resolves a path that must exist.
 func (fsys *FS) find(path string, last lastLink) (*inode, error) {
+	at, err := fsys.findPlace(path, last)
+	return at.node, err
+}
+
+func (fsys *FS) findPlace(path string, last lastLink) (place, error) {
 	at, err := fsys.walk(path, last)
 	switch {
 	case err != nil:
-		return nil, err
+		return place{}, err
 	case at.node == nil:
-		return nil, syscall.ENOENT
+		return place{}, syscall.ENOENT
 	case at.slash && !at.node.isDir():
-		return nil, syscall.ENOTDIR
+		return place{}, syscall.ENOTDIR
 	}
-	return at.node, nil
+	return at, nil
 }
