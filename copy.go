@@ -58,35 +58,78 @@ func copyHashed(ctx context.Context, dst afero.File, src io.ReaderAt, size int64
 	if c.cloned, err = cloneFile(dst, src, size); err != nil {
 		return c, err
 	}
-	sum := sha256.New()
-	var w io.Writer = sum
+	sum := newHashBeside(size)
+	w := io.Writer(sum)
 	if !c.cloned {
-		w = &hashBeside{dst: dst, sum: sum}
+		w = io.MultiWriter(sum, &earlyWriter{file: dst})
 	}
 	c.size, err = copyBytes(ctx, w, io.NewSectionReader(src, 0, size), moved)
-	c.sha256 = hex.EncodeToString(sum.Sum(nil))
+	c.sha256 = sum.end()
 	return c, err
 }
 
-// A hashBeside hashes what it writes, on another core.
+// A hashBeside hashes what is written to it on another core, while the writer
+// goes on to read and write the next.
 type hashBeside struct {
-	dst io.Writer
-	sum hash.Hash
+	hash.Hash
+	queue chan []byte   // nil: what is written is hashed at once
+	done  chan struct{} // closed when the queue has been hashed
 }
 
-func (w *hashBeside) Write(p []byte) (int, error) {
+// newHashBeside returns one for so many bytes, about. It must be ended.
+func newHashBeside(size int64) *hashBeside {
 	const worthwhile = 64 << 10 // bytes
-	if len(p) < worthwhile {
-		w.sum.Write(p) // never fails: see package hash
-		return w.dst.Write(p)
+	const ahead = 3             // buffers; the hash is what takes longest
+	h := &hashBeside{Hash: sha256.New()}
+	if size < worthwhile {
+		return h
 	}
-	hashed := make(chan struct{})
+	h.queue, h.done = make(chan []byte, ahead), make(chan struct{})
 	go func() {
-		defer close(hashed)
-		w.sum.Write(p)
+		defer close(h.done)
+		for p := range h.queue {
+			h.Hash.Write(p) // never fails: see package hash
+			copyBuffers.Put((*[copyBuffer]byte)(p[:copyBuffer]))
+		}
 	}()
-	n, err := w.dst.Write(p)
-	<-hashed
+	return h
+}
+
+// Write takes at most copyBuffer bytes, as copyBytes writes them.
+func (h *hashBeside) Write(p []byte) (int, error) {
+	if h.queue == nil {
+		return h.Hash.Write(p)
+	}
+	buf := copyBuffers.Get().(*[copyBuffer]byte) // p is the writer's
+	h.queue <- buf[:copy(buf[:], p)]
+	return len(p), nil
+}
+
+// end returns the sum, in hexadecimal. Nothing may be written after it.
+func (h *hashBeside) end() string {
+	if h.queue != nil {
+		close(h.queue)
+		<-h.done
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// An earlyWriter writes to a new file, and has the disk begin with what has
+// been written while there is more to come: the sync at the end, which is
+// needed all the same, would else wait for all of it.
+type earlyWriter struct {
+	file    afero.File
+	written int64 // bytes
+	begun   int64 // of them
+}
+
+func (w *earlyWriter) Write(p []byte) (int, error) {
+	const step = 8 << 20 // bytes
+	n, err := w.file.Write(p)
+	if w.written += int64(n); w.written-w.begun >= step {
+		beginWriteback(w.file, w.begun, w.written-w.begun)
+		w.begun = w.written
+	}
 	return n, err
 }
 
