@@ -77,6 +77,13 @@ type Source struct {
 	// OnRequest: captured only when CreateOptions.Include names it.
 	OnRequest bool
 
+	// LinkUnchanged: what has not changed in a Tree since the newest good
+	// snapshot of it is neither read nor copied. The new snapshot has the
+	// same file by another name, as a hard link. Databases are always copied.
+	// See "Sharing" in the package comment for what that saves and risks.
+	// Where files can be clones, they are without this.
+	LinkUnchanged bool
+
 	// Quiesce is called before the source is copied, and the function that
 	// it returns right after the copy, whatever happens: it holds writers
 	// off that no lock of SQLite's holds. For a Database it is called before
@@ -254,6 +261,9 @@ func (src *Source) mistakes(fsys afero.Fs) []error {
 	}
 	if src.Kind != Database && src.DB != nil {
 		errs = append(errs, errors.New("a DB is set, which is for databases alone"))
+	}
+	if src.Kind != Tree && src.LinkUnchanged {
+		errs = append(errs, errors.New("LinkUnchanged is set, which is for trees alone"))
 	}
 	if src.Kind != Database && src.Check != nil {
 		errs = append(errs, errors.New("a Check is set, which is for databases alone"))

@@ -9,12 +9,9 @@ import (
 // few files are still synced one by one.
 const batchFiles = 64
 
-// A batch is a time in which the files and directories of a dir are not
-// synced one by one.
-type batch struct {
-	sync func() error
-	end  func()
-}
+// A batch syncs, at its end, the files and directories that are not synced one
+// by one until then.
+type batch func() error
 
 // beginBatch puts off the syncs of what is created through d, and through what
 // is opened through it from now on, until endBatch: if there are to be many
@@ -24,10 +21,10 @@ func (d *dir) beginBatch(files int) error {
 	switch fsys := d.fs.(type) {
 	case rootFs:
 		if files >= batchFiles {
-			d.batch, err = newBatch(fsys)
+			d.batch, err = newBatch(d)
 		}
 	case interface{ SyncFS() error }:
-		d.batch = &batch{sync: fsys.SyncFS, end: func() {}}
+		d.batch = fsys.SyncFS
 	}
 	return err
 }
@@ -38,18 +35,13 @@ func (d *dir) endBatch() error {
 	if d.batch == nil {
 		return nil
 	}
-	err := d.batch.sync()
+	err := d.batch()
 	d.dropBatch()
 	return err
 }
 
 // dropBatch ends a batch of which nothing will be used.
-func (d *dir) dropBatch() {
-	if d.batch != nil {
-		d.batch.end()
-		d.batch = nil
-	}
-}
+func (d *dir) dropBatch() { d.batch = nil }
 
 // syncFile makes a new file's bytes durable, unless that is put off.
 func (d *dir) syncFile(f afero.File) error {

@@ -10,19 +10,18 @@ import (
 )
 
 // newBatch uses syncfs(2). What fails to be written is reported to whoever had
-// the file system open by then, so the directory stays open until the end.
-func newBatch(r rootFs) (*batch, error) {
+// the file system open by then, as d has from now on.
+func newBatch(d *dir) (batch, error) {
 	if !syncfsReportsErrors() {
 		return nil, nil
 	}
-	f, err := r.root.Open(".")
+	f, err := d.handle()
 	if err != nil {
-		return nil, r.full(err)
+		return nil, err
 	}
-	sync := func() error {
+	return func() error {
 		return os.NewSyscallError("syncfs", ignoringEINTR(func() error { return unix.Syncfs(int(f.Fd())) }))
-	}
-	return &batch{sync: sync, end: func() { f.Close() }}, nil // nothing was written through it
+	}, nil
 }
 
 func ignoringEINTR(fn func() error) error {

@@ -3,4 +3,4 @@
 package backup
 
 // newBatch has no sync for a whole file system to use that tells of failures.
-func newBatch(rootFs) (*batch, error) { return nil, nil }
+func newBatch(*dir) (batch, error) { return nil, nil }

@@ -16,7 +16,8 @@ type target struct {
 	*Source
 	place                 // its name is "." for a tree; no directory if it is missing
 	files     int         // how many it will be, about
-	bytes     int64       // what it will take, about
+	bytes     int64       // what it has, about
+	shared    int64       // of these, what takes no space, as far as can be told
 	layout    *treeLayout // of a tree
 	databases []place     // of a tree, the ones to pin before anything is copied
 	skipped   []string    // of a tree, what is neither file, directory nor link
@@ -31,11 +32,17 @@ const maxPins = 64
 // A capture copies targets into the directory of a new snapshot.
 type capture struct {
 	*Store
-	out     *dir
 	lenient bool // a safety snapshot: no state is too bad to be copied
 	targets []*target
 
-	open []openDirectory // within out, each in the one before
+	clones   bool               // can be made where the snapshots are
+	device   any                // which is there
+	previous map[string]*loaded // by source: see findPrevious
+
+	out *dir // the directory of the new one
+
+	written trail // in out
+	shared  trail // in an earlier snapshot
 
 	held heldFiles
 
@@ -110,6 +117,9 @@ func (c *capture) locate(ctx context.Context, t *target) (err error) {
 		return &fs.PathError{Op: "open", Path: t.full(), Err: errNotRegular}
 	}
 	t.bytes = fi.size
+	if c.canClone(fi) && t.DB == nil {
+		t.shared = fi.size
+	}
 	if t.DB == nil {
 		if err := c.held.checkDatabase(t.place); err != nil {
 			return err
@@ -151,6 +161,9 @@ func (c *capture) scan(ctx context.Context, t *target) error {
 		}
 		t.files++
 		t.bytes += fi.size
+		if _, e := c.unchanged(t, path.Join(t.Name, name), fi); e != nil || c.canClone(fi) {
+			t.shared += fi.size
+		}
 		if err := c.held.check(at); err != nil {
 			return err
 		}
@@ -174,11 +187,17 @@ func (c *capture) laterNoted(name string, err error) error {
 	return err
 }
 
-// bytes is what the targets will take, about.
-func (c *capture) bytes() int64 {
+// canClone reports whether the copy of a file can be a clone, as far as can be
+// told.
+func (c *capture) canClone(fi fileInfo) bool {
+	return c.clones && fi.isRegular() && fi.device() == c.device
+}
+
+// space is what the targets will take, about.
+func (c *capture) space() int64 {
 	var sum int64
 	for _, t := range c.targets {
-		sum += t.bytes
+		sum += t.bytes - t.shared
 	}
 	return sum
 }
@@ -223,10 +242,8 @@ func (c *capture) run(ctx context.Context) error {
 // release ends what pins and quiescence are left after an error, and closes
 // what is open.
 func (c *capture) release() {
-	for _, d := range c.open {
-		d.dir.close()
-	}
-	c.open = nil
+	c.written.close()
+	c.shared.close()
 	for _, p := range c.pins {
 		p.close()
 	}
@@ -329,7 +346,7 @@ func (c *capture) copyTarget(ctx context.Context, t *target) error {
 	if last := len(c.entries) - 1; err == nil && string(c.entries[last].Path) == t.Name {
 		// Nothing came of it: a restore must not take that for "there was none".
 		c.entries = c.entries[:last]
-		return c.at(t.Name).remove()
+		return c.out.remove(t.Name)
 	}
 	return errors.Join(err, c.out.syncDir(t.Name))
 }
@@ -343,41 +360,21 @@ func (t *target) copyPath() string {
 }
 
 func (c *capture) makeDir(name string, fi fileInfo) error {
-	out := c.at(name)
-	if err := out.dir.mkdir(out.name); err != nil {
-		return err
-	}
-	dir, err := out.dir.sub(out.name)
+	out, err := c.at(name)
 	if err != nil {
 		return err
 	}
-	c.open = append(c.open, openDirectory{name, dir})
+	if err := out.dir.mkdir(out.name); err != nil {
+		return err
+	}
 	e := entry{Path: rawString(name), Type: typeDir}
 	e.setAttributes(fi)
 	c.entries = append(c.entries, e)
 	return nil
 }
 
-// An openDirectory is one of the snapshot, by its path in that.
-type openDirectory struct {
-	path string
-	dir  *dir
-}
-
-// at returns the place of what is written next. The directories that lead to
-// it stay open: to begin from the snapshot's own for each file would cost more
-// than to write it.
-func (c *capture) at(to string) place {
-	for len(c.open) > 0 {
-		last := c.open[len(c.open)-1]
-		if last.path == path.Dir(to) {
-			return place{last.dir, path.Base(to)}
-		}
-		last.dir.close()
-		c.open = c.open[:len(c.open)-1]
-	}
-	return place{c.out, to}
-}
+// at returns the place of what is written next.
+func (c *capture) at(to string) (place, error) { return c.written.at(to) }
 
 func (c *capture) note(code Code, t *target, name string, detail string) {
 	c.problems = append(c.problems, Problem{Code: code, Source: t.Name, Path: name, Detail: detail})

@@ -54,7 +54,10 @@ func (c *capture) copyHot(ctx context.Context, t *target, from place, fi fileInf
 		return "", sourceError{fmt.Errorf("%s: %w", from.full(), err)}
 	}
 	defer p.close()
-	out := c.at(to)
+	out, err := c.at(to)
+	if err != nil {
+		return "", err
+	}
 	err = out.dir.createFile(out.name, func(f afero.File) error {
 		if src, size, ok := p.mainFile(); ok {
 			done, err := copyHashed(ctx, f, sourceAt{src}, size, c.moved(t))

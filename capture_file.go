@@ -74,7 +74,7 @@ func (c *capture) copyTree(ctx context.Context, t *target) error {
 		if err := c.held.check(at); err != nil {
 			return err
 		}
-		kind, err := c.copyTreeFile(ctx, t, at, to)
+		kind, err := c.copyTreeFile(ctx, t, at, fi, to)
 		databases[name] = kind
 		return err
 	}, func(name string, err error) error {
@@ -115,9 +115,12 @@ func refuseDatabase(r io.ReaderAt, size int64) error {
 }
 
 // copyTreeFile copies one file of a tree, and returns as what.
-func (c *capture) copyTreeFile(ctx context.Context, t *target, at place, to string) (kind entryType, err error) {
+func (c *capture) copyTreeFile(ctx context.Context, t *target, at place, fi fileInfo, to string) (kind entryType, err error) {
 	err = errIsDatabase
 	if c.pins[at.full()] == nil {
+		if shared, err := c.share(t, to, fi); shared || err != nil {
+			return typeFile, err
+		}
 		err = c.copyFile(ctx, t, at, to, typeFile)
 	}
 	if err == errIsDatabase {
@@ -127,7 +130,10 @@ func (c *capture) copyTreeFile(ctx context.Context, t *target, at place, to stri
 		return "", c.missed(t, to, err)
 	}
 	e := c.entries[len(c.entries)-1]
-	out := c.at(to)
+	out, err := c.at(to)
+	if err != nil {
+		return "", err
+	}
 	return e.Type, out.dir.setAttributes(out.name, e.perm()|0o600, e.MTime)
 }
 
@@ -208,7 +214,10 @@ func (c *capture) copyLink(t *target, at place, to string) error {
 	if err != nil {
 		return c.missed(t, to, sourceError{err})
 	}
-	out := c.at(to)
+	out, err := c.at(to)
+	if err != nil {
+		return err
+	}
 	if err := out.dir.symlink(link, out.name); err != nil {
 		return err
 	}
@@ -235,7 +244,7 @@ func (c *capture) copyFile(ctx context.Context, t *target, from place, to string
 			c.entries = append(c.entries, e)
 			return nil
 		}
-		if err := c.at(to).remove(); err != nil {
+		if err := c.out.remove(to); err != nil {
 			return err
 		}
 	}
@@ -255,19 +264,15 @@ func (c *capture) tryCopyFile(ctx context.Context, t *target, from place, to str
 			return e, false, err
 		}
 	}
-	hides, err := hidesSize(f, src, before)
+	if err := c.refuseHidden(t, f, before, to); err != nil {
+		return e, false, err
+	}
+	out, err := c.at(to)
 	if err != nil {
 		return e, false, err
 	}
-	if hides && (c.lenient || t.Kind != Tree) {
-		return e, false, &fs.PathError{Op: "read", Path: from.full(), Err: errHidesSize}
-	}
-	if hides {
-		c.note(CodeFileChanged, t, to, errHidesSize.Error())
-	}
 	var done copied
 	var written fs.FileInfo
-	out := c.at(to)
 	err = out.dir.createFile(out.name, func(dst afero.File) error {
 		if done, err = copyHashed(ctx, dst, src, before.size, c.moved(t)); err != nil {
 			return err
@@ -286,10 +291,8 @@ func (c *capture) tryCopyFile(ctx context.Context, t *target, from place, to str
 	if err != nil {
 		return e, false, errors.Join(sourceError{err}, out.remove())
 	}
-	// A write within the same tick of the clock leaves the times as they were.
-	const tick = 2 * time.Second // FAT's, the coarsest
-	settled := func(t time.Time) bool { return written.ModTime().Sub(t).Abs() > tick }
-	if newFileInfo(fi).unchanged(before) && done.size == before.size && settled(before.mtime) && settled(before.ctime) {
+	if done.size == before.size && newFileInfo(fi).unchanged(before) && before.settled(written.ModTime()) {
+		e.setIdentity(before)
 		return e, true, nil
 	}
 	stable, err = c.isOfOneInstant(ctx, &e, src, out, done)
@@ -297,6 +300,29 @@ func (c *capture) tryCopyFile(ctx context.Context, t *target, from place, to str
 		err = errors.Join(err, out.remove())
 	}
 	return e, stable && done.size == before.size, err
+}
+
+// settled reports whether a file was last changed so long before now, a time
+// of the file system's clock, that whoever writes to it afterwards leaves
+// another time: a write within the same tick of the clock leaves the times as
+// they were.
+func (fi fileInfo) settled(now time.Time) bool {
+	const tick = 2 * time.Second // FAT's, the coarsest
+	return now.Sub(fi.mtime).Abs() > tick && now.Sub(fi.ctime).Abs() > tick
+}
+
+// refuseHidden refuses a file that does not tell its size; in a tree, it is
+// copied as empty, which is noted.
+func (c *capture) refuseHidden(t *target, f afero.File, info fileInfo, to string) error {
+	hides, err := hidesSize(f, sourceAt{f}, info)
+	if err != nil || !hides {
+		return err
+	}
+	if c.lenient || t.Kind != Tree {
+		return &fs.PathError{Op: "read", Path: f.Name(), Err: errHidesSize}
+	}
+	c.note(CodeFileChanged, t, to, errHidesSize.Error())
+	return nil
 }
 
 // errHidesSize: there is no telling where the file ends, if it does. Files of

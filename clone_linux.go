@@ -8,6 +8,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// canClone reports whether files in d can be clones of each other, by trying:
+// not every XFS can. What it makes for that has no name, see O_TMPFILE in
+// open(2).
+func (d *dir) canClone() bool {
+	here, err := d.handle()
+	if err != nil {
+		return false
+	}
+	var files [2]*os.File
+	for i := range files {
+		fd, err := unix.Openat(int(here.Fd()), ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+		if err != nil {
+			return false
+		}
+		files[i] = os.NewFile(uintptr(fd), "")
+		defer files[i].Close() // what was written is of no use
+	}
+	const block = 4096 // bytes
+	if _, err := files[0].Write(make([]byte, block)); err != nil {
+		return false
+	}
+	cloned, err := cloneFile(files[1], files[0], block)
+	return cloned && err == nil
+}
+
 // cloneFile makes dst share the blocks of src, up to size, if the file system
 // can do that: see ioctl_ficlone(2). It takes no time, whatever the size, and
 // no space until one of them is written to.

@@ -8,6 +8,9 @@ import (
 	"github.com/spf13/afero"
 )
 
+// canClone reports that files cannot be clones.
+func (d *dir) canClone() bool { return false }
+
 // cloneFile clones nothing. (What macOS has, clonefile(2), makes a new file,
 // and takes a path for it.)
 func cloneFile(afero.File, io.ReaderAt, int64) (bool, error) { return false, nil }

@@ -38,6 +38,8 @@ func sampled(n, every int) bool { return *crashFull || n%every == 0 }
 type scenario struct {
 	name    string
 	atOnce  bool                                             // on a file system with one sync for all
+	links   bool                                             // its tree is LinkUnchanged, and nothing in it has changed lately
+	uses    crashfs.OpKind                                   // what the operation is about, if not empty
 	prepare func(t *testing.T, w *world)                     // after the fixture's
 	run     func(ctx context.Context, s *backup.Store) error // the operation
 	// after checks what must hold in the state after an interruption, given
@@ -71,7 +73,11 @@ func (o *outcome) good() []string {
 // crashWorld is small, for the sake of the number of states: a database of a
 // few pages with its WAL, a file, and a tree.
 func crashWorld(t *testing.T) *world {
-	w := newWorld(t, crashfs.New(crashfs.Options{}), "/srv")
+	return crashWorldOn(t, crashfs.New(crashfs.Options{}))
+}
+
+func crashWorldOn(t *testing.T, fsys *crashfs.FS) *world {
+	w := newWorld(t, fsys, "/srv")
 	w.exec(t, "data/app.db", `PRAGMA page_size=512; PRAGMA journal_mode=WAL;
 		CREATE TABLE t (x); INSERT INTO t VALUES ('old')`)
 	w.write(t, "reg.json", "old")
@@ -98,9 +104,19 @@ func (w *world) crashStore(t *testing.T) *backup.Store {
 		cfg.Sources = []backup.Source{
 			{Name: "app", Kind: backup.Database, Path: w.path("data/app.db")},
 			{Name: "reg", Kind: backup.File, Path: w.path("reg.json")},
-			{Name: "tree", Kind: backup.Tree, Path: w.path("tree")},
+			{Name: "tree", Kind: backup.Tree, Path: w.path("tree"), LinkUnchanged: w.links},
 		}
 	})
+}
+
+// slowFs returns a file system on which everything takes so long that no file
+// is too new to be known as unchanged.
+func slowFs() *crashfs.FS {
+	now := start
+	return crashfs.New(crashfs.Options{Now: func() time.Time {
+		now = now.Add(10 * time.Second)
+		return now
+	}})
 }
 
 // A syncsAtOnce is a file system with one sync for all of it, as Linux has.
@@ -110,7 +126,7 @@ func (fsys syncsAtOnce) SyncFS() error { return fsys.SyncAll() }
 
 // on returns the world on another file system.
 func (w *world) on(fsys afero.Fs) *world {
-	return &world{fs: fsys, root: w.root, now: w.now, atOnce: w.atOnce}
+	return &world{fs: fsys, root: w.root, now: w.now, atOnce: w.atOnce, links: w.links}
 }
 
 func (w *world) crashFs() *crashfs.FS { return w.fs.(*crashfs.FS) }
@@ -179,6 +195,47 @@ var scenarios = []scenario{
 		atOnce: true,
 		run:    createValid,
 		after:  afterCreate,
+	},
+	{
+		name:    "create_with_links",
+		links:   true,
+		uses:    crashfs.OpLink,
+		prepare: func(t *testing.T, w *world) { w.write(t, "tree/a", "new") },
+		run:     createValid,
+		after:   afterCreate,
+	},
+	{
+		name:   "create_with_links_and_one_sync",
+		links:  true,
+		uses:   crashfs.OpLink,
+		atOnce: true,
+		run:    createValid,
+		after:  afterCreate,
+	},
+	{
+		name:  "delete_of_what_is_linked",
+		links: true,
+		prepare: func(t *testing.T, w *world) {
+			if _, err := w.crashStore(t).Create(t.Context(), nil); err != nil {
+				t.Fatal(err)
+			}
+		},
+		run: func(ctx context.Context, s *backup.Store) error {
+			snapshots, err := s.List(ctx)
+			if err != nil {
+				return err
+			}
+			return s.Delete(ctx, snapshots[len(snapshots)-1].Stamp)
+		},
+		after: func(t *testing.T, before, _, after *outcome, done error) {
+			all := before.good()
+			if newest := all[len(all)-1]; !slices.Contains(after.good(), newest) {
+				t.Errorf("snapshot %s went with one that it shares files with: %v", newest, after.good())
+			}
+			if done == nil && len(after.snapshots) != 1 {
+				t.Errorf("deleted, and left %v", after.snapshots)
+			}
+		},
 	},
 	{
 		name:    "restore",
@@ -339,7 +396,10 @@ type fixture struct {
 func (sc *scenario) fixture(t *testing.T) *fixture {
 	t.Helper()
 	w := crashWorld(t)
-	w.atOnce = sc.atOnce
+	if sc.links {
+		w = crashWorldOn(t, slowFs())
+	}
+	w.atOnce, w.links = sc.atOnce, sc.links
 	if _, err := w.crashStore(t).Create(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
@@ -353,6 +413,9 @@ func (sc *scenario) fixture(t *testing.T) *fixture {
 		t.Fatal(err)
 	}
 	f.ops = fsys.Log()
+	if sc.uses != "" && !slices.ContainsFunc(f.ops, func(op crashfs.Op) bool { return op.Kind == sc.uses }) {
+		t.Fatalf("%s: no %s among its operations", sc.name, sc.uses)
+	}
 	f.finished = f.reboot(t, fsys.Clone())
 	if t.Failed() {
 		t.FailNow()

@@ -34,6 +34,7 @@ type createRequest struct {
 	CreateOptions
 	sources []Source
 	lenient bool // see capture
+	apart   bool // it shares nothing with an earlier one
 }
 
 // Create takes a snapshot of every source that is not OnRequest, and of
@@ -128,19 +129,28 @@ func (s *Store) precheck(ctx context.Context, req createRequest) error {
 		}
 		return err
 	}
-	c, err := s.newCapture(ctx, req)
-	c.close()
-	return err
+	c := s.newCapture(req)
+	defer c.close()
+	return c.locateSources(ctx, req.sources)
 }
 
-// create takes a snapshot: measure, claim a name, copy, seal.
-func (ss *session) create(ctx context.Context, req createRequest) (snap *Snapshot, err error) {
-	c, err := ss.newCapture(ctx, req)
-	defer c.close()
-	if err != nil {
-		return nil, err
+// create takes a snapshot. If what it shares with an earlier one has come to
+// be damaged there, it takes another that shares nothing.
+func (ss *session) create(ctx context.Context, req createRequest) (*Snapshot, error) {
+	snap, err := ss.createOnce(ctx, req)
+	if errors.Is(err, errSharedDamage) {
+		ss.cfg.Logger.WarnContext(ctx, "an earlier snapshot is damaged: what has not changed since is copied anew", "error", err)
+		req.apart = true
+		snap, err = ss.createOnce(ctx, req)
 	}
-	if err := ss.checkSpace(c.bytes()); err != nil {
+	return snap, err
+}
+
+// createOnce takes a snapshot: measure, claim a name, copy, seal.
+func (ss *session) createOnce(ctx context.Context, req createRequest) (snap *Snapshot, err error) {
+	c := ss.newCapture(req)
+	defer c.close()
+	if err := ss.measure(ctx, c, req); err != nil {
 		return nil, err
 	}
 	now := ss.cfg.Now()
@@ -160,7 +170,7 @@ func (ss *session) create(ctx context.Context, req createRequest) (snap *Snapsho
 	if err := ss.snapshots.syncDir("."); err != nil {
 		return nil, err
 	}
-	c.out = out
+	c.out, c.written.root = out, out
 	if err := c.run(ctx); err != nil {
 		return nil, err
 	}
@@ -183,10 +193,28 @@ func notRemoved(err error) error {
 	return err
 }
 
-func (s *Store) newCapture(ctx context.Context, req createRequest) (*capture, error) {
-	c := &capture{Store: s, lenient: req.lenient, held: findHeldFiles(), pins: make(map[string]*pin), unpinned: make(map[string]bool), meter: s.newMeter("create")}
+func (s *Store) newCapture(req createRequest) *capture {
+	return &capture{
+		Store: s, lenient: req.lenient, held: findHeldFiles(), meter: s.newMeter("create"),
+		pins: make(map[string]*pin), unpinned: make(map[string]bool),
+	}
+}
+
+// measure finds the sources, what of them is to be shared with earlier
+// snapshots, and whether there is room for the rest.
+func (ss *session) measure(ctx context.Context, c *capture, req createRequest) (err error) {
+	if c.clones = ss.snapshots.canClone(); c.clones {
+		if c.device, err = ss.snapshots.device(); err != nil {
+			return err
+		}
+	}
+	if !req.apart {
+		if c.previous, err = ss.findPrevious(ctx, c.clones, req.sources); err != nil {
+			return err
+		}
+	}
 	if err := c.locateSources(ctx, req.sources); err != nil {
-		return c, err
+		return err
 	}
 	for _, t := range c.targets {
 		c.meter.total[t.Name] = t.bytes
@@ -194,7 +222,7 @@ func (s *Store) newCapture(ctx context.Context, req createRequest) (*capture, er
 			c.meter.total[t.Name] *= 2 // it is read back
 		}
 	}
-	return c, nil
+	return ss.checkSpace(c.space())
 }
 
 func (c *capture) close() {
@@ -254,7 +282,11 @@ func (ss *session) seal(ctx context.Context, out *dir, m *metadata, c *capture, 
 	}
 	m.Problems = append([]Problem{}, c.problems...)
 	v := newVerifier(ctx, out, sources, m.Level, c.meter)
-	if err := v.verify(m.Sources, c.entries); err != nil {
+	err := v.verify(m.Sources, c.entries)
+	if err == nil {
+		err = v.checkShared(c.entries)
+	}
+	if err != nil {
 		return nil, err
 	}
 	c.meter.finish()

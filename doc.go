@@ -155,8 +155,9 @@
 //     its [Source].Quiesce holds the writers off.
 //   - A file is seen to change by its size and times, in the end. Who writes
 //     through a memory mapping may leave the times as they are for as long as
-//     it lasts: such a file may be torn, and called good. Have Quiesce flush
-//     it (msync(2)) and hold its writers off.
+//     it lasts: such a file may be torn, and called good, and not be read
+//     again for the next snapshot (see "Sharing"). Have Quiesce flush it
+//     (msync(2)) and hold its writers off.
 //   - In rollback mode (any journal_mode but WAL) a writer cannot commit
 //     from the beginning of Create until its database has been copied. All
 //     read transactions begin first, so that it waits for the databases that
@@ -195,9 +196,7 @@
 //   - Renames are taken to be atomic, and a successful fsync to be true.
 //     Windows cannot sync directories: there a power cut may undo what was
 //     reported as done.
-//   - Where the file system can (XFS and Btrfs on Linux), a copy is a clone:
-//     until one of the two is written to, they share their blocks, and a bad
-//     one is bad in both. Keep copies on another disk, too.
+//   - What is shared is damaged together: see "Sharing".
 //   - To restore a safety snapshot does not remove what the restore brought
 //     where nothing had been.
 //   - Owners, access control lists, extended attributes, hard links, holes
@@ -207,6 +206,32 @@
 //     That takes a process that may say so.
 //   - Snapshots are neither compressed nor encrypted, each is whole, and
 //     nothing is copied off the machine: see docs/runbook.md for how.
+//
+// # Sharing
+//
+// Where the file system can (XFS and Btrfs on Linux), the copy of a file or of
+// a database is a clone of it: until one of the two is written to, they share
+// their blocks. It takes next to no time and space.
+//
+// A file of a Tree that has not changed since the newest good snapshot of that
+// Tree is not read again. The new snapshot has a clone of that one's copy or,
+// if [Source].LinkUnchanged asks for it, the same copy by another name, a hard
+// link. A file has not changed if its inode, its size, its time of modification
+// and that of its last change in any way (ctime, which nobody can set) are
+// those that the earlier manifest has. A file that had changed within two
+// seconds before it was copied has none of these in the manifest: it is read
+// again. So are files on systems without inodes, and databases.
+//
+// Snapshots that share can each be deleted, validated and restored without
+// regard to the others; the space is free when the last of them is gone. What
+// is restored shares nothing that writing to it would change. A full validation
+// reads every byte, shared or not. If Create finds that what it shares has come
+// to be damaged, it takes the snapshot once more, and copies all of it.
+//
+// But a block that goes bad is bad in all that share it, the live file included
+// if it is a clone, and a program that writes to a hard link in one snapshot
+// changes it in all. [ValidateStructure] does not find that. Validate in full
+// from time to time, and keep copies on another disk.
 //
 // # Evidence
 //
@@ -312,13 +337,14 @@
 //
 //	{"path":"chroma","type":"dir","mode":"0755","mtime":"2026-04-06T17:59:58.25Z"}
 //	{"path":"chroma/current","type":"link","target":"v1"}
+//	{"path":"chroma/v1.bin","type":"file","mode":"0644","mtime":"2026-04-06T17:59:58Z","size":4096,"sha256":"1f0a…93c7","inode":131075,"ctime":"2026-04-06T17:59:58Z"}
 //	{"path":"db/app.db","type":"db","mode":"0644","mtime":"2026-04-06T17:59:59Z","size":8192,"sha256":"c65a…5716"}
 //
 // A line is one object as [encoding/json.Marshal] writes it, with its keys in
 // this order, and less than 1 MiB long; the file is at most 512 MiB. Type is
 // "dir", "file", "link", "db" for a database that was copied hot, or "raw"
 // for one whose files were copied as they lay. Mode has the permission bits
-// in octal; mode and mtime are the source's. What is zero or empty is absent.
+// in octal; mode, mtime, inode and ctime are the source's. What is zero or empty is absent.
 // A path or target that is not UTF-8 is {"base64":"…"}.
 //
 // Names with a backslash, and names that are alike but for case, are other

@@ -24,7 +24,9 @@ type dir struct {
 	fs     afero.Fs
 	base   string // where it is, on fs or on the operating system
 	native bool   // fs is a rootFs: names go to it as they are
-	batch  *batch // if not nil, syncs are put off
+	batch  batch  // if not nil, syncs are put off
+
+	self *os.File // on the directory itself, once handle was called
 }
 
 // fileInfo is what lstat said at one instant. (An [fs.FileInfo] of afero's
@@ -34,12 +36,14 @@ type fileInfo struct {
 	mode  fs.FileMode
 	size  int64
 	mtime time.Time
-	ctime time.Time   // see changeTime
+	ctime time.Time   // see identity
+	inode uint64      // likewise
 	sys   fs.FileInfo // for os.SameFile; nil where there is no identity
 }
 
 func newFileInfo(fi fs.FileInfo) fileInfo {
-	info := fileInfo{name: fi.Name(), mode: fi.Mode(), size: fi.Size(), mtime: fi.ModTime(), ctime: changeTime(fi)}
+	info := fileInfo{name: fi.Name(), mode: fi.Mode(), size: fi.Size(), mtime: fi.ModTime()}
+	info.inode, info.ctime = identity(fi)
 	if fi.IsDir() {
 		info.mode |= fs.ModeDir // MemMapFs forgets it on directories made on the way to a file
 		info.size = 0
@@ -206,9 +210,27 @@ func (d *dir) path(name string) string {
 func (d *dir) full(name string) string { return filepath.Join(d.base, filepath.FromSlash(name)) }
 
 func (d *dir) close() {
+	if d.self != nil {
+		d.self.Close() // nothing was written through it
+	}
 	if root, ok := d.fs.(rootFs); ok {
 		root.root.Close() // nothing was written through it
 	}
+}
+
+// handle returns a file of the operating system on the directory itself, which
+// is open for as long as d is.
+func (d *dir) handle() (*os.File, error) {
+	if d.self != nil {
+		return d.self, nil
+	}
+	root, ok := d.fs.(rootFs)
+	if !ok {
+		return nil, &fs.PathError{Op: "open", Path: d.base, Err: errors.ErrUnsupported}
+	}
+	var err error
+	d.self, err = root.root.Open(".")
+	return d.self, root.full(err)
 }
 
 // sub opens the directory name, which must not be a symbolic link.

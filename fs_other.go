@@ -3,7 +3,9 @@
 package backup
 
 import (
+	"errors"
 	"io/fs"
+	"os"
 	"time"
 )
 
@@ -15,8 +17,13 @@ const (
 // device returns nil: there is no telling.
 func (fi fileInfo) device() any { return nil }
 
-// changeTime returns zero: there is no such time.
-func changeTime(fs.FileInfo) time.Time { return time.Time{} }
+// identity returns zeros: neither is to be had.
+func identity(fs.FileInfo) (inode uint64, changed time.Time) { return 0, time.Time{} }
+
+// linkNative links nothing: what has no inode is never known to be unchanged.
+func linkNative(from, to place) error {
+	return &os.LinkError{Op: "link", Old: from.full(), New: to.full(), Err: errors.ErrUnsupported}
+}
 
 // chown does nothing: who creates a file owns it.
 func (d *dir) chown(string, fileInfo) error { return nil }

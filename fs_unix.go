@@ -5,7 +5,10 @@ package backup
 import (
 	"errors"
 	"io/fs"
+	"os"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -22,6 +25,24 @@ func (fi fileInfo) device() any {
 		return uint64(st.Dev)
 	}
 	return nil
+}
+
+// linkNative gives the file at from another name. A symbolic link is not
+// followed: see linkat(2).
+func linkNative(from, to place) error {
+	old, err := from.dir.handle()
+	if err != nil {
+		return err
+	}
+	new, err := to.dir.handle()
+	if err != nil {
+		return err
+	}
+	err = unix.Linkat(int(old.Fd()), from.name, int(new.Fd()), to.name, 0)
+	if err != nil {
+		err = &os.LinkError{Op: "link", Old: from.full(), New: to.full(), Err: err}
+	}
+	return err
 }
 
 // chown gives name the owner and group of like, where we may: a restore by

@@ -22,6 +22,7 @@ type world struct {
 	now  time.Time
 
 	atOnce bool // its stores sync many files at once: see syncsAtOnce
+	links  bool // its trees are LinkUnchanged
 }
 
 // start is when the clock of every world begins to run.

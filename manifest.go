@@ -51,6 +51,14 @@ type entry struct {
 	Size   int64     `json:"size,omitempty"` // bytes
 	SHA256 string    `json:"sha256,omitempty"`
 	Target rawString `json:"target,omitempty"` // of a link
+
+	// By which a later snapshot knows that the source has not changed: its
+	// number, and when it was last changed in any way. They are left out if
+	// that was too short a time before it was copied.
+	Inode uint64    `json:"inode,omitempty"`
+	CTime time.Time `json:"ctime,omitzero"`
+
+	shared bool // in a new snapshot, with an earlier one
 }
 
 func (e *entry) source() string {
@@ -62,6 +70,13 @@ func (e *entry) setAttributes(fi fileInfo) {
 	e.Mode = fmt.Sprintf("%04o", fi.mode.Perm())
 	if year := fi.mtime.UTC().Year(); year > 0 && year <= 9999 { // what RFC 3339 can say
 		e.MTime = fi.mtime.UTC().Round(0)
+	}
+}
+
+// setIdentity notes by what the source can be known again.
+func (e *entry) setIdentity(fi fileInfo) {
+	if year := fi.ctime.UTC().Year(); e.Type == typeFile && fi.inode != 0 && year > 1 && year <= 9999 && !e.MTime.IsZero() {
+		e.Inode, e.CTime = fi.inode, fi.ctime.UTC().Round(0)
 	}
 }
 
@@ -82,6 +97,10 @@ func (e *entry) validate() error {
 	}
 	sum, err := hex.DecodeString(e.SHA256)
 	hashed := err == nil && len(sum) == sha256.Size
+	known := e.Inode != 0 && !e.CTime.IsZero()
+	if unknown := e.Inode == 0 && e.CTime.IsZero(); !unknown && (!known || e.Type != typeFile) {
+		return fmt.Errorf("%q: inode %d and ctime %v of type %q", e.Path, e.Inode, e.CTime, e.Type)
+	}
 	switch {
 	case e.Type.holdsBytes() && hashed && e.Size >= 0 && e.Target == "":
 	case e.Type == typeDir && e.SHA256 == "" && e.Size == 0 && e.Target == "":

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"os"
 	"path"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/afero"
@@ -26,6 +28,22 @@ func (p place) open() (afero.File, fileInfo, error) { return p.dir.open(p.name) 
 func (p place) exists() (bool, error)               { return p.dir.exists(p.name) }
 
 func (p place) remove() error { return p.dir.remove(p.name) }
+
+// link gives the file at p another name, to, which must be free.
+func (p place) link(to place) error {
+	if p.dir.native && to.dir.native {
+		return linkNative(p, to)
+	}
+	if l, ok := p.dir.fs.(linker); ok {
+		return l.LinkIfPossible(p.full(), to.full())
+	}
+	return &os.LinkError{Op: "link", Old: p.full(), New: to.full(), Err: errors.ErrUnsupported}
+}
+
+// A linker makes hard links, as an afero.Linker makes symbolic ones.
+type linker interface {
+	LinkIfPossible(oldname, newname string) error
+}
 
 // beside returns the place of the file that has suffix after its name.
 func (p place) beside(suffix string) place { return place{p.dir, p.name + suffix} }
@@ -96,6 +114,56 @@ func (w *walker) visit(at place, name string, fi fileInfo) error {
 		}
 	}
 	return nil
+}
+
+// A trail leads to places below a directory, one after the other. It keeps the
+// directories open that lead to the last one: to begin from the first for each
+// file of a tree would cost more than to copy it.
+type trail struct {
+	root *dir
+	open []openDirectory // within root, each in the one before
+}
+
+// at returns a place, in a directory that stays open until the trail leads
+// elsewhere.
+func (t *trail) at(name string) (place, error) {
+	parent, base := path.Split(name)
+	parent = path.Clean(parent)
+	here, reached := t.root, "."
+	for i, o := range t.open {
+		if parent != o.path && !strings.HasPrefix(parent, o.path+"/") {
+			t.leave(i)
+			break
+		}
+		here, reached = o.dir, o.path
+	}
+	for reached != parent {
+		next, _, _ := strings.Cut(strings.TrimPrefix(parent, reached+"/"), "/")
+		sub, err := here.sub(next)
+		if err != nil {
+			return place{}, err
+		}
+		here, reached = sub, path.Join(reached, next)
+		t.open = append(t.open, openDirectory{reached, here})
+	}
+	return place{here, base}, nil
+}
+
+// leave closes all but the first n directories.
+func (t *trail) leave(n int) {
+	for _, o := range t.open[n:] {
+		o.dir.close()
+	}
+	t.open = t.open[:n]
+}
+
+// close closes all but the root, which is whose it was.
+func (t *trail) close() { t.leave(0) }
+
+// An openDirectory is one below another, by its path in that.
+type openDirectory struct {
+	path string
+	dir  *dir
 }
 
 // isGone reports whether an error says that a file, or a directory that leads

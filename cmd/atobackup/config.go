@@ -34,6 +34,8 @@ type source struct {
 	Path      string      `json:"path"`
 	Optional  bool        `json:"optional"`
 	OnRequest bool        `json:"on_request"`
+
+	LinkUnchanged bool `json:"link_unchanged"`
 }
 
 // retention is a [backup.Retention] whose rules know whether they were set.
@@ -72,7 +74,7 @@ func (s *settings) config() (backup.Config, error) {
 	cfg := backup.Config{Dir: s.Dir, BusyTimeout: time.Duration(s.BusyTimeout)}
 	for _, src := range s.Sources {
 		cfg.Sources = append(cfg.Sources, backup.Source{
-			Name: src.Name, Kind: src.Kind, Path: src.Path, Optional: src.Optional, OnRequest: src.OnRequest,
+			Name: src.Name, Kind: src.Kind, Path: src.Path, Optional: src.Optional, OnRequest: src.OnRequest, LinkUnchanged: src.LinkUnchanged,
 		})
 	}
 	var errs [2]error
@@ -262,8 +264,10 @@ func parseSource(value string) (source, error) {
 			src.Optional, err = parseFlag(value, assigned)
 		case "on_request":
 			src.OnRequest, err = parseFlag(value, assigned)
+		case "link_unchanged":
+			src.LinkUnchanged, err = parseFlag(value, assigned)
 		default:
-			return src, fmt.Errorf("%q: want name=, kind=, path=, optional or on_request", field)
+			return src, fmt.Errorf("%q: want name=, kind=, path=, optional, on_request or link_unchanged", field)
 		}
 		if err != nil {
 			return src, fmt.Errorf("%q: want true or false", field)

@@ -61,7 +61,7 @@ func TestConfigFile(t *testing.T) {
 		"sources": [
 			{"name": "db", "kind": "database", "path": "`+filepath.ToSlash(w.path("data/app.db"))+`"},
 			{"name": "reg", "kind": "file", "path": "reg.json", "optional": true},
-			{"name": "c", "kind": "tree", "path": "c", "on_request": true}
+			{"name": "c", "kind": "tree", "path": "c", "on_request": true, "link_unchanged": true}
 		],
 		"retention": {"last": -1, "within": "30d", "hourly": 1, "daily": 2, "weekly": 3, "monthly": 4, "yearly": 5, "calendar": "newest", "min_keep": 6},
 		"location": "Europe/Berlin",
@@ -77,7 +77,7 @@ func TestConfigFile(t *testing.T) {
 		Sources: []backup.Source{
 			{Name: "db", Kind: backup.Database, Path: w.path("data/app.db")},
 			{Name: "reg", Kind: backup.File, Path: w.path("etc/reg.json"), Optional: true},
-			{Name: "c", Kind: backup.Tree, Path: w.path("etc/c"), OnRequest: true},
+			{Name: "c", Kind: backup.Tree, Path: w.path("etc/c"), OnRequest: true, LinkUnchanged: true},
 		},
 		Retention: backup.Retention{Last: -1, Within: 30 * 24 * time.Hour, Hourly: 1, Daily: 2, Weekly: 3, Monthly: 4, Yearly: 5,
 			Calendar: backup.Newest, MinKeep: 6},
@@ -135,14 +135,14 @@ func diffConfig(t *testing.T, got, want backup.Config) {
 func TestSettingFlags(t *testing.T) {
 	t.Run("instead_of_file", func(t *testing.T) {
 		got := configOf(t, "-dir", "b", "-source", `name=db,kind=database,"path=/srv/a,b.db",optional=false`,
-			"-source", "name=c,kind=tree,path=c,optional,on_request", "-keep-last=-1", "-keep-within", "48h", "-keep-hourly", "1",
+			"-source", "name=c,kind=tree,path=c,optional,on_request,link_unchanged", "-keep-last=-1", "-keep-within", "48h", "-keep-hourly", "1",
 			"-keep-daily", "2", "-keep-weekly", "3", "-keep-monthly", "4", "-keep-yearly", "5", "-calendar", "newest", "-min-keep", "6",
 			"-location", "UTC", "-busy-timeout", "1s")
 		diffConfig(t, got, backup.Config{
 			Dir: "b",
 			Sources: []backup.Source{
 				{Name: "db", Kind: backup.Database, Path: "/srv/a,b.db"},
-				{Name: "c", Kind: backup.Tree, Path: "c", Optional: true, OnRequest: true},
+				{Name: "c", Kind: backup.Tree, Path: "c", Optional: true, OnRequest: true, LinkUnchanged: true},
 			},
 			Retention: backup.Retention{Last: -1, Within: 48 * time.Hour, Hourly: 1, Daily: 2, Weekly: 3, Monthly: 4, Yearly: 5,
 				Calendar: backup.Newest, MinKeep: 6},

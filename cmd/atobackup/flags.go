@@ -93,7 +93,7 @@ func (o *options) settingFlags(flags *flag.FlagSet) {
 	o.setting(flags, "dir", "keep snapshots in `DIR`", func(value string) (func(*settings), error) {
 		return func(s *settings) { s.Dir = value }, nil
 	})
-	o.setting(flags, "source", "back up `SOURCE`: name=NAME,kind=database|file|tree,path=PATH[,optional][,on_request] (repeatable)", o.sourceSetting)
+	o.setting(flags, "source", "back up `SOURCE`: name=NAME,kind=database|file|tree,path=PATH[,optional][,on_request][,link_unchanged] (repeatable)", o.sourceSetting)
 	o.setting(flags, "location", "reckon days in the time zone `NAME`, such as Europe/Berlin", func(value string) (func(*settings), error) {
 		return func(s *settings) { s.Location = value }, nil
 	})
