@@ -94,18 +94,26 @@ func (t *target) close() {
 }
 
 // locate opens the target's directory and sums up its bytes.
-func (c *capture) locate(ctx context.Context, t *target) (err error) {
+func (c *capture) locate(ctx context.Context, t *target) error {
 	if t.Kind == Tree {
-		t.name = "."
-		t.layout = c.holes(t.Source)
-		if t.dir, err = openDir(c.cfg.Fs, t.Path); err != nil {
-			return err
-		}
-		if here, err := t.dir.lstat("."); err != nil || t.layout.isStore(here) {
-			return errors.Join(err, errors.New("it is the store itself by another name"))
-		}
-		return c.scan(ctx, t)
+		return c.locateTree(ctx, t)
 	}
+	return c.locateFile(t)
+}
+
+func (c *capture) locateTree(ctx context.Context, t *target) (err error) {
+	t.name = "."
+	t.layout = c.holes(t.Source)
+	if t.dir, err = openDir(c.cfg.Fs, t.Path); err != nil {
+		return err
+	}
+	if here, err := t.dir.lstat("."); err != nil || t.layout.isStore(here) {
+		return errors.Join(err, errors.New("it is the store itself by another name"))
+	}
+	return c.scan(ctx, t)
+}
+
+func (c *capture) locateFile(t *target) (err error) {
 	if t.dir, t.name, err = locate(c.cfg.Fs, t.Path); err != nil {
 		return err
 	}
@@ -117,10 +125,10 @@ func (c *capture) locate(ctx context.Context, t *target) (err error) {
 		return &fs.PathError{Op: "open", Path: t.full(), Err: errNotRegular}
 	}
 	t.bytes = fi.size
-	if c.canClone(fi) && t.DB == nil {
-		t.shared = fi.size
-	}
 	if t.DB == nil {
+		if c.canClone(fi) {
+			t.shared = fi.size
+		}
 		if err := c.held.checkDatabase(t.place); err != nil {
 			return err
 		}

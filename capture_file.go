@@ -42,41 +42,20 @@ func hasDatabaseHeader(at place, fi fileInfo) (bool, error) {
 	return false, err
 }
 
+// A treeCopy is the copying of one tree.
+type treeCopy struct {
+	*capture
+	t         *target
+	databases map[string]entryType // whose sidecars are left out
+	dirs      []entry
+}
+
 // copyTree copies what is in a tree. The tree must hold still as little as a
 // file must: what changes is noted.
 func (c *capture) copyTree(ctx context.Context, t *target) error {
-	databases := make(map[string]entryType) // whose sidecars are left out
-	var dirs []entry
+	tc := &treeCopy{capture: c, t: t, databases: make(map[string]entryType)}
 	err := t.dir.walk(ctx, ".", func(at place, name string, fi fileInfo) error {
-		to := path.Join(t.Name, name)
-		switch {
-		case t.layout.isHole(name) || t.layout.isStore(fi):
-			return skip(fi)
-		case fi.isStaging():
-			c.note(CodeFileChanged, t, to, "was left by a restore, and is not copied")
-			return skip(fi)
-		case fi.isDir():
-			err := c.makeDir(to, fi)
-			dirs = append(dirs, c.entries[len(c.entries)-1])
-			return err
-		case fi.isLink():
-			return c.copyLink(t, at, to)
-		case !fi.isRegular():
-			t.skipped = append(t.skipped, name)
-			return nil
-		}
-		for _, suffix := range sidecars {
-			main, ok := strings.CutSuffix(name, suffix)
-			if kind := databases[main]; ok && (kind == typeDatabase || kind == typeRaw && suffix == "-shm") {
-				return nil // an index of a WAL is never data
-			}
-		}
-		if err := c.held.check(at); err != nil {
-			return err
-		}
-		kind, err := c.copyTreeFile(ctx, t, at, fi, to)
-		databases[name] = kind
-		return err
+		return tc.copy(ctx, at, name, fi)
 	}, func(name string, err error) error {
 		if name == "." {
 			return err // an empty tree is not what there was
@@ -86,7 +65,7 @@ func (c *capture) copyTree(ctx context.Context, t *target) error {
 	if err != nil {
 		return err
 	}
-	for _, e := range slices.Backward(dirs) { // writing into one changes its time
+	for _, e := range slices.Backward(tc.dirs) { // writing into one changes its time
 		if err := c.out.setAttributes(string(e.Path), e.perm()|0o700, e.MTime); err != nil {
 			return err
 		}
@@ -95,6 +74,45 @@ func (c *capture) copyTree(ctx context.Context, t *target) error {
 		}
 	}
 	return nil
+}
+
+// copy copies what the walk through the tree comes upon.
+func (tc *treeCopy) copy(ctx context.Context, at place, name string, fi fileInfo) error {
+	t, to := tc.t, path.Join(tc.t.Name, name)
+	switch {
+	case t.layout.isHole(name) || t.layout.isStore(fi):
+		return skip(fi)
+	case fi.isStaging():
+		tc.note(CodeFileChanged, t, to, "was left by a restore, and is not copied")
+		return skip(fi)
+	case fi.isDir():
+		err := tc.makeDir(to, fi)
+		tc.dirs = append(tc.dirs, tc.entries[len(tc.entries)-1])
+		return err
+	case fi.isLink():
+		return tc.copyLink(t, at, to)
+	case !fi.isRegular():
+		t.skipped = append(t.skipped, name)
+		return nil
+	case tc.isLeftOut(name):
+		return nil
+	}
+	if err := tc.held.check(at); err != nil {
+		return err
+	}
+	kind, err := tc.copyTreeFile(ctx, t, at, fi, to)
+	tc.databases[name] = kind
+	return err
+}
+
+// isLeftOut reports whether a file is a sidecar of a database that has been
+// copied: what it holds is in the copy. (An index of a WAL is never data.)
+func (tc *treeCopy) isLeftOut(name string) bool {
+	return slices.ContainsFunc(sidecars, func(suffix string) bool {
+		main, ok := strings.CutSuffix(name, suffix)
+		kind := tc.databases[main]
+		return ok && (kind == typeDatabase || kind == typeRaw && suffix == "-shm")
+	})
 }
 
 // errIsDatabase: a file of a tree is to be copied hot.
@@ -272,12 +290,12 @@ func (c *capture) tryCopyFile(ctx context.Context, t *target, from place, to str
 		return e, false, err
 	}
 	var done copied
-	var written fs.FileInfo
 	err = out.dir.createFile(out.name, func(dst afero.File) error {
 		if done, err = copyHashed(ctx, dst, src, before.size, c.moved(t)); err != nil {
 			return err
 		}
-		written, err = dst.Stat()
+		written, err := dst.Stat()
+		done.at = written.ModTime()
 		return err
 	})
 	if err != nil {
@@ -285,21 +303,11 @@ func (c *capture) tryCopyFile(ctx context.Context, t *target, from place, to str
 	}
 	e = entry{Path: rawString(to), Type: kind, Size: done.size, SHA256: done.sha256}
 	e.setAttributes(before)
-	// What counts is the file that was opened: if another one has its name
-	// by now, it was whole before.
-	fi, err := f.Stat()
-	if err != nil {
-		return e, false, errors.Join(sourceError{err}, out.remove())
-	}
-	if done.size == before.size && newFileInfo(fi).unchanged(before) && before.settled(written.ModTime()) {
-		e.setIdentity(before)
-		return e, true, nil
-	}
-	stable, err = c.isOfOneInstant(ctx, &e, src, out, done)
+	stable, err = c.isOfOneInstant(ctx, &e, f, before, out, done)
 	if err != nil {
 		err = errors.Join(err, out.remove())
 	}
-	return e, stable && done.size == before.size, err
+	return e, stable, err
 }
 
 // settled reports whether a file was last changed so long before now, a time
@@ -349,11 +357,26 @@ func hidesSize(f afero.File, src io.ReaderAt, info fileInfo) (bool, error) {
 	return now.Size() == 0, nil
 }
 
-// isOfOneInstant reports whether a file that may have been written to was
-// copied as it was at one instant: if all of what was copied reads the same
-// again, it was, as a log is that grew. Of a clone the sum must be that of its
-// own bytes.
-func (c *capture) isOfOneInstant(ctx context.Context, e *entry, src sourceAt, out place, done copied) (bool, error) {
+// isOfOneInstant reports whether a file was copied as it was at one instant.
+// What counts is the file that was opened: if another one has its name by now,
+// it was whole before.
+func (c *capture) isOfOneInstant(ctx context.Context, e *entry, f afero.File, before fileInfo, out place, done copied) (bool, error) {
+	now, err := f.Stat()
+	if err != nil {
+		return false, sourceError{err}
+	}
+	if done.size == before.size && newFileInfo(now).unchanged(before) && before.settled(done.at) {
+		e.setIdentity(before)
+		return true, nil
+	}
+	same, err := readsTheSame(ctx, e, sourceAt{f}, out, done)
+	return same && done.size == before.size, err
+}
+
+// readsTheSame reports whether what was copied of a file that may have been
+// written to reads the same again: then it was so at one instant, as a log is
+// that grew. Of a clone the sum must be that of its own bytes.
+func readsTheSame(ctx context.Context, e *entry, src sourceAt, out place, done copied) (bool, error) {
 	if !done.cloned {
 		again, err := hashOf(ctx, io.NewSectionReader(src, 0, done.size))
 		return again == e.SHA256, err

@@ -7,6 +7,7 @@ import (
 	"hash"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/spf13/afero"
 )
@@ -46,9 +47,10 @@ func copyBytes(ctx context.Context, w io.Writer, r io.Reader, moved func(n int64
 
 // A copied says what came of a copy.
 type copied struct {
-	size   int64  // bytes
-	sha256 string // of what was read
-	cloned bool   // it shares the blocks of the source as they were at first
+	size   int64     // bytes
+	sha256 string    // of what was read
+	cloned bool      // it shares the blocks of the source as they were at first
+	at     time.Time // when it was last written to, by the clock of its file system
 }
 
 // copyHashed copies the first size bytes of src to dst, which is empty, or as
