@@ -394,7 +394,7 @@ func TestPermissionsDoNotDependOnTheUmask(t *testing.T) {
 }
 
 // mount mounts something on a directory, or skips the test.
-func mount(t *testing.T, dir string, args ...string) {
+func mount(t testing.TB, dir string, args ...string) {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("only root may mount file systems")
@@ -405,6 +405,7 @@ func mount(t *testing.T, dir string, args ...string) {
 	t.Cleanup(func() {
 		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
 			t.Errorf("umount: %v: %s", err, out)
+			_ = exec.Command("umount", "-l", dir).Run() // leave nothing behind
 		}
 	})
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -322,13 +321,7 @@ func startLoad(t testing.TB, task loadTask) (lines *bufio.Scanner, tell func(str
 	if err != nil {
 		t.Fatal(err)
 	}
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(exe, "-test.run=^TestLoadProcess$")
-	cmd.Env = append(os.Environ(), loadEnv+"="+string(data))
-	cmd.Stderr = os.Stderr
+	cmd := rerun(t, "TestLoadProcess", loadEnv+"="+string(data))
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -1,7 +1,9 @@
 package backup_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path"
 	"strings"
@@ -383,5 +385,280 @@ func TestRecoverWithoutTheSnapshotVerifiesNothing(t *testing.T) {
 	}
 	if state := f.state(t, w); state != "new" {
 		t.Errorf("%s state, want the new one", state)
+	}
+}
+
+func TestRecoverAfterACrashAnywhere(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		opts    *backup.RestoreOptions
+		prepare func(w *world)
+	}{
+		{"with_safety_snapshot", confirmed, func(*world) {}},
+		{"onto_nothing", &backup.RestoreOptions{ConfirmServiceStopped: true, SkipSafetySnapshot: true}, func(w *world) {
+			for _, name := range []string{"data", "config", "chroma"} {
+				if err := w.fs.RemoveAll(w.path(name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			f := newTrial(t, tc.opts, tc.prepare)
+			for n := 1; ; n++ {
+				w := f.world(t)
+				s, stopped := w.stoppingAt(t, n)
+				_, err := s.Restore(t.Context(), f.stamp, tc.opts)
+				if !stopped() {
+					if err != nil {
+						t.Fatal(err)
+					}
+					t.Logf("%d operations; outcomes %v", n-1, f.recoveries)
+					break
+				}
+				f.recover(t, w)
+				if t.Failed() {
+					t.Fatalf("crash before operation %d", n)
+				}
+			}
+			for _, outcome := range []backup.Outcome{backup.NothingPending, backup.Discarded, backup.RestoreFinished} {
+				if f.recoveries[outcome] == 0 {
+					t.Errorf("no crash had the outcome %s", outcome)
+				}
+			}
+		})
+	}
+}
+
+// Recover may be interrupted itself, at any operation.
+func TestRecoverAfterACrashOfRecover(t *testing.T) {
+	opts := &backup.RestoreOptions{ConfirmServiceStopped: true, SkipSafetySnapshot: true}
+	f := newTrial(t, opts)
+	points := 0
+	for n := 1; ; n += 3 { // neighbours differ little
+		w := f.world(t)
+		s, stopped := w.stoppingAt(t, n)
+		if _, err := s.Restore(t.Context(), f.stamp, opts); !stopped() {
+			if err != nil {
+				t.Fatal(err)
+			}
+			break
+		}
+		if !w.pending(t) {
+			continue
+		}
+		after := &trial{w: w}
+		for m := 1; ; m++ {
+			again := after.world(t)
+			s, stopped := again.stoppingAt(t, m)
+			_, err := s.Recover(t.Context())
+			if !stopped() {
+				if err != nil {
+					t.Fatalf("crash before operation %d: recover: %v", n, err)
+				}
+				break
+			}
+			points++
+			f.recover(t, again)
+			if t.Failed() {
+				t.Fatalf("crash before operation %d, and before %d of recover", n, m)
+			}
+		}
+	}
+	t.Logf("%d points; outcomes %v", points, f.recoveries)
+	if points == 0 {
+		t.Error("nothing was tried")
+	}
+}
+
+func TestRecoverOfNothing(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		s := w.store(t)
+		want := &backup.Recovery{Outcome: backup.NothingPending, Sources: []string{}}
+		got, err := s.Recover(t.Context())
+		if diff := cmp.Diff(got, want); err != nil || diff != "" || w.exists(t, "backups") {
+			t.Errorf("of no store: %v (-got +want):\n%s", err, diff)
+		}
+		w.seed(t)
+		w.create(t, s)
+		before := w.stat(t, ".")
+		got, err = s.Recover(t.Context())
+		if diff := cmp.Diff(got, want); err != nil || diff != "" {
+			t.Errorf("%v (-got +want):\n%s", err, diff)
+		}
+		if diff := cmp.Diff(w.stat(t, "."), before); diff != "" {
+			t.Errorf("(-after +before):\n%s", diff)
+		}
+	})
+}
+
+// interrupted returns a world in which a restore stopped in a phase.
+func (f *trial) interrupted(t *testing.T, phase string) *world {
+	t.Helper()
+	w := f.world(t)
+	s, stopped := w.stopping(t, func(op, p string) bool {
+		switch phase {
+		case "swap": // as soon as something is in place
+			return op == "rename" && strings.Contains(p, "/new/") || op == "remove" && p == w.path(journalFile)
+		default: // as soon as something is removed
+			return op == "remove" && strings.Contains(p, ".atobackup-")
+		}
+	})
+	if _, err := s.Restore(t.Context(), f.stamp, f.opts); !stopped() || !w.pending(t) {
+		t.Fatalf("not interrupted: %v", err)
+	}
+	if !strings.Contains(w.read(t, journalFile), fmt.Sprintf("%q: %q", "phase", phase)) {
+		t.Fatalf("not in phase %s: %s", phase, w.read(t, journalFile))
+	}
+	return w
+}
+
+func TestRecoverSaysWhatItDid(t *testing.T) {
+	f := newTrial(t, confirmed)
+	for _, tc := range []struct {
+		phase, from string
+		outcome     backup.Outcome
+		state       string
+	}{
+		{"swap", "swap", backup.RestoreFinished, "new"},
+		{"undo", "swap", backup.RestoreUndone, "old"},
+		{"discard", "discard", backup.Discarded, "new"},
+	} {
+		t.Run(tc.phase, func(t *testing.T) {
+			w := f.interrupted(t, tc.from)
+			if tc.phase == "undo" {
+				w.edit(t, journalFile, func(data []byte) []byte { return []byte(reseal(replace(t, `"swap"`, `"undo"`)(string(data)))) })
+			}
+			s := w.store(t)
+			safety := w.stamps(t, s)[0]
+			got, err := s.Recover(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := &backup.Recovery{Stamp: f.stamp, SafetyStamp: safety, Outcome: tc.outcome, Sources: []string{"db", "config", "chroma"}, Verified: tc.phase == "swap"}
+			if diff := cmp.Diff(got, want); diff != "" {
+				t.Errorf("(-got +want):\n%s", diff)
+			}
+			if state := f.state(t, w); state != tc.state {
+				t.Errorf("%s state, want the %s one", state, tc.state)
+			}
+		})
+	}
+}
+
+// A journal that is not to be believed is not acted upon.
+func TestRecoverRefusesJournal(t *testing.T) {
+	f := newTrial(t, confirmed)
+	interrupted := f.interrupted(t, "swap")
+	sealed := func(old, new string) func(*testing.T, string) string {
+		return func(t *testing.T, text string) string { return reseal(replace(t, old, new)(text)) }
+	}
+	for _, tc := range []struct {
+		name   string
+		change func(t *testing.T, text string) string
+		config func(*backup.Config)
+	}{
+		{"empty", func(*testing.T, string) string { return "" }, nil},
+		{"truncated", func(_ *testing.T, text string) string { return text[:len(text)/2] }, nil},
+		{"bit_flipped", func(_ *testing.T, text string) string { return string(flip(40)([]byte(text))) }, nil},
+		{"trailing", func(_ *testing.T, text string) string { return text + "{}" }, nil},
+		{"unknown_key", sealed(`"phase": "swap"`, `"phase": "swap", "x": 1`), nil},
+		{"other_format", sealed("atocore-restore/1", "atocore-restore/2"), nil},
+		{"other_phase", sealed(`"phase": "swap"`, `"phase": "done"`), nil},
+		{"swap_null", sealed(`"swaps": [`, "\"swaps\": [\n    null,"), nil},
+		{"source_unknown", sealed(`"source": "config"`, `"source": "other"`), nil},
+		{"root_elsewhere", sealed(`"root": "/srv/config"`, `"root": "/etc"`), nil},
+		{"root_below", sealed(`"root": "/srv/config"`, `"root": "/srv/config/x"`), nil},
+		{"tree_root_above", sealed(`"root": "/srv/chroma"`, `"root": "/srv"`), nil},
+		{"staging_traverses", sealed(`"staging": ".atobackup-`, `"staging": ".atobackup-/../../`), nil},
+		{"staging_is_somebodys", sealed(`"staging": ".atobackup-`, `"staging": "a`), nil},
+		{"new_traverses", sealed(`"project-registry.json"`, `"../data/atocore.db"`), nil},
+		{"new_is_somebodys", sealed(`"project-registry.json"`, `"passwd"`), nil},
+		{"new_is_its_sidecar", sealed(`"project-registry.json"`, `"project-registry.json-wal"`), nil},
+		{"old_traverses", sealed(`"dir"`, `"../config"`), nil},
+		{"made_above", sealed(`"in_place"`, `"in_place"`), nil},
+		{"source_moved_since", func(_ *testing.T, text string) string { return text }, func(cfg *backup.Config) {
+			cfg.Sources[0].Path = "/srv/elsewhere/atocore.db"
+		}},
+		{"source_renamed_since", func(_ *testing.T, text string) string { return text }, func(cfg *backup.Config) {
+			cfg.Sources[0].Path = "/srv/data/other.db"
+		}},
+		{"source_removed_since", func(_ *testing.T, text string) string { return text }, func(cfg *backup.Config) {
+			cfg.Sources = cfg.Sources[:2]
+		}},
+	} {
+		if tc.name == "made_above" { // the key is not in this journal
+			tc.change = sealed("\n      \"old\": [\n        \"project-registry.json\"\n      ]", "\n      \"old\": [\n        \"project-registry.json\"\n      ],\n      \"made\": [\n        \"/srv/data\"\n      ]")
+		}
+		t.Run(tc.name, func(t *testing.T) {
+			w := (&trial{w: interrupted}).world(t)
+			w.edit(t, journalFile, func(data []byte) []byte { return []byte(tc.change(t, string(data))) })
+			before := w.stat(t, ".")
+			var changes []func(*backup.Config)
+			if tc.config != nil {
+				changes = append(changes, tc.config)
+			}
+			s := w.store(t, changes...)
+			defer func() {
+				if r := recover(); r != nil {
+					t.Errorf("panic: %v", r)
+				}
+			}()
+			r, err := s.Recover(t.Context())
+			if r != nil || !errors.Is(err, backup.ErrRecoveryPending) || !strings.Contains(err.Error(), w.path(journalFile)) {
+				t.Errorf("%+v, %v", r, err)
+			}
+			refusesChanges(t, s, f.stamp)
+			if diff := cmp.Diff(w.stat(t, "."), before); diff != "" {
+				t.Errorf("touched (-after +before):\n%s", diff)
+			}
+		})
+	}
+}
+
+// Looking is allowed while a restore is pending.
+func TestPendingRestoreLetsLook(t *testing.T) {
+	f := newTrial(t, confirmed)
+	w := f.interrupted(t, "swap")
+	s := w.store(t)
+	before := w.stat(t, ".")
+	if n := len(w.list(t, s)); n != 2 {
+		t.Errorf("%d listed, want the snapshot and the safety snapshot", n)
+	}
+	if r := w.validate(t, s, f.stamp, nil); !r.Valid {
+		t.Errorf("%+v", r)
+	}
+	w.cleanup(t, s, nil, backup.Cleanup{DryRun: true, Kept: 2})
+	if diff := cmp.Diff(w.stat(t, "."), before); diff != "" {
+		t.Errorf("(-after +before):\n%s", diff)
+	}
+}
+
+func TestRecoverCancelled(t *testing.T) {
+	f := newTrial(t, confirmed)
+	w := f.interrupted(t, "swap")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := w.store(t).Recover(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	f.recover(t, w)
+}
+
+// A directory that was made for an empty tree is part of the new state.
+func TestRecoverKeepsTheDirectoryOfAnEmptyTree(t *testing.T) {
+	w := newWorld(t, afero.NewMemMapFs(), "/srv")
+	w.small(t)
+	w.drop(t, "chroma")
+	w.mkdir(t, "chroma")
+	f := &trial{w: w, stamp: w.create(t, w.store(t)).Stamp, opts: confirmed}
+	w.drop(t, "chroma")
+	w = f.interrupted(t, "swap")
+	r, err := w.store(t).Recover(t.Context())
+	if err != nil || r.Outcome != backup.RestoreFinished {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if !w.exists(t, "chroma") {
+		t.Error("the tree is not there")
 	}
 }

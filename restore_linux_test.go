@@ -598,9 +598,7 @@ func TestStoreOnAMissingBase(t *testing.T) {
 		fmt.Println("child:", err)
 		return
 	}
-	cmd := exec.Command(os.Args[0], "-test.run", "^TestStoreOnAMissingBase$")
-	cmd.Env = append(os.Environ(), childEnv+"="+filepath.Join(t.TempDir(), "gone"))
-	out, err := cmd.Output()
+	out, err := rerun(t, "TestStoreOnAMissingBase", childEnv+"="+filepath.Join(t.TempDir(), "gone")).Output()
 	if err != nil || !bytes.Contains(out, []byte("child: ")) {
 		t.Errorf("%v: %.300s", err, out)
 	}

@@ -276,10 +276,14 @@ func codeCases() []codeCase {
 			})
 			return w.validate(t, s, stamp, nil)
 		}},
-		{backup.CodeFileChanged, "config", registry, capturedUnder("config", func(t *testing.T, w *world) {
-			changes++
-			w.write(t, registry, fmt.Sprintf(`{"projects": ["%02d"]}`, changes%100))
-		})},
+		{backup.CodeFileChanged, "config", registry, func(t *testing.T, w *world) *backup.Report {
+			change := func(t *testing.T, w *world) {
+				changes++
+				w.write(t, registry, strings.Repeat(fmt.Sprintf("%02d", changes%100), 1<<20))
+			}
+			change(t, w) // to what is read in more than one step: also under a clone, it changes in between
+			return capturedUnder("config", change)(t, w)
+		}},
 		{backup.CodeFileVanished, "chroma", "chroma/collection-a/late.bin", capturedUnder("chroma", func(t *testing.T, w *world) {
 			if w.exists(t, "chroma/collection-a/late.bin") {
 				w.drop(t, "chroma/collection-a/late.bin")

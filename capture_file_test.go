@@ -1,0 +1,404 @@
+package backup_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/afero"
+
+	"github.com/atocore/backup"
+)
+
+func TestFileIsHashedAndRecorded(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		w.write(t, "config/registry.json", "abc")
+		w.attribute(t, "config/registry.json", 0o640, ancient)
+		snap := mustCreate(t, w.store(t, withSources(w.file("config/registry.json"))))
+		want := manifestLine{
+			Path: "file/registry.json", Type: "file", Mode: "0640", MTime: ancient, Size: 3,
+			SHA256: "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", // FIPS 180-2, B.1
+		}
+		if diff := cmp.Diff(want, w.manifest(t, snap.Stamp)["file/registry.json"]); diff != "" {
+			t.Errorf("entry (-want +got):\n%s", diff)
+		}
+		state, _ := snap.Source("file")
+		wantState := backup.SourceState{Name: "file", Kind: backup.File, Captured: true, Path: "file/registry.json", Files: 1, Bytes: 3}
+		if diff := cmp.Diff(wantState, state); diff != "" {
+			t.Errorf("state (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestEmptyFileIsCopied(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		w.write(t, "empty", "")
+		snap := mustCreate(t, w.store(t, withSources(w.file("empty"))))
+		if state, _ := snap.Source("file"); !state.Captured || state.Files != 1 || state.Bytes != 0 {
+			t.Errorf("got %+v, want one file of no bytes", state)
+		}
+	})
+}
+
+// A source's path may be a symbolic link: it is the host's own word. What is
+// copied has the name that the host uses.
+func TestSymlinkedPathIsFollowed(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		w.write(t, "real/registry-2.json", "abc")
+		w.crash(t, "real/app-2.db", crashedWithWAL)
+		w.write(t, "real/tree-2/f", "f")
+		w.symlink(t, "../../real/registry-2.json", "links/two/registry.json")
+		w.symlink(t, "two/registry.json", "links/registry.json")
+		w.symlink(t, "../real/app-2.db", "links/app.db")
+		w.symlink(t, "../real/tree-2", "links/tree")
+		s := w.store(t, withSources(w.file("links/registry.json"), w.database("links/app.db"), w.treeSource("links/tree")))
+		snap := mustCreate(t, s)
+		want := map[string]string{
+			"file": "dir", "file/registry.json": "file",
+			"db": "dir", "db/app.db": "db",
+			"tree": "dir", "tree/f": "file",
+		}
+		if diff := cmp.Diff(want, w.types(t, snap.Stamp)); diff != "" {
+			t.Errorf("entries (-want +got):\n%s", diff)
+		}
+		state, _ := snap.Source("db")
+		if got := w.queryCopy(t, snap, state.Path, "SELECT x FROM t"); got != "checkpointed\nin the WAL" {
+			t.Errorf("got %q, want both rows", got)
+		}
+	})
+}
+
+// An absolute link is the operating system's, also below a BasePathFs, which
+// follows it.
+func TestAbsolutelySymlinkedPathIsFollowed(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		w.write(t, "real/registry.json", "abc")
+		w.symlink(t, w.nativePath("real/registry.json"), "links/registry.json")
+		if got := w.read(t, "links/registry.json"); got != "abc" {
+			t.Fatalf("the file system itself has %q", got)
+		}
+		mustCreate(t, w.store(t, withSources(w.file("links/registry.json"))))
+	})
+}
+
+// Ways in which a file changes while it is copied, and what is to come of it.
+var fileChanges = []struct {
+	name     string
+	change   func(t *testing.T, w *world, name string, n int) // the n-th time that a part of it was copied
+	problems []string
+	old, new bool // what the copy may be
+}{
+	{
+		name: "not_at_all", old: true,
+		change: func(*testing.T, *world, string, int) {},
+	},
+	{
+		name: "rewritten_once", new: true,
+		change: func(t *testing.T, w *world, name string, n int) {
+			if n == 1 {
+				w.write(t, name, newContent)
+			}
+		},
+	},
+	{
+		name: "rewritten_once_in_the_same_instant", new: true,
+		change: func(t *testing.T, w *world, name string, n int) {
+			if n != 1 {
+				return
+			}
+			fi, err := w.fs.Stat(w.path(name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			mtime := fi.ModTime()
+			w.write(t, name, newContent)
+			w.attribute(t, name, 0o644, mtime)
+		},
+	},
+	{
+		name: "replaced_once", old: true, new: true, // never torn: see rename(2)
+		change: func(t *testing.T, w *world, name string, n int) {
+			if n == 1 {
+				w.replace(t, name, newContent)
+			}
+		},
+	},
+	{
+		name: "truncated_once", new: true,
+		change: func(t *testing.T, w *world, name string, n int) {
+			if n == 1 {
+				w.write(t, name, "")
+				w.write(t, name, newContent)
+			}
+		},
+	},
+	{
+		name: "touched_each_time", old: true,
+		change: func(t *testing.T, w *world, name string, n int) {
+			w.attribute(t, name, 0o644, ancient.Add(time.Duration(n)*time.Hour))
+		},
+	},
+	{
+		name: "grows_each_time", old: true, // as a log does
+		change: func(t *testing.T, w *world, name string, n int) {
+			w.write(t, name, w.read(t, name)+"more")
+		},
+	},
+	{
+		name: "rewritten_each_time", problems: []string{"file_changed"}, old: true, new: true,
+		change: func(t *testing.T, w *world, name string, n int) {
+			w.write(t, name, strings.Repeat(string(rune('a'+n)), len(newContent)))
+		},
+	},
+	{
+		name: "replaced_each_time", old: true, new: true, // as a registry is that is saved all the time
+		change: func(t *testing.T, w *world, name string, n int) {
+			w.replace(t, name, []string{oldContent, newContent}[n%2])
+		},
+	},
+}
+
+// Of more than one buffer, so that the copy could have parts of both.
+var (
+	oldContent = strings.Repeat("old\n", 600_000)
+	newContent = strings.Repeat("new\n", 600_000)
+)
+
+func TestFileThatChangesUnderTheCopy(t *testing.T) {
+	for _, test := range fileChanges {
+		t.Run(test.name, func(t *testing.T) {
+			eachKindOfFs(t, func(t *testing.T, w *world) {
+				for _, source := range []backup.Source{w.file("live/f"), w.treeSource("live")} {
+					w.write(t, "live/f", oldContent)
+					n := 0
+					s := w.store(t, withSources(source), onProgress(source.Name, func() {
+						n++
+						test.change(t, w, "live/f", n)
+					}))
+					snap, err := s.Create(t.Context(), nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					var want []string
+					for _, code := range test.problems {
+						want = append(want, code+" "+source.Name+"/f")
+					}
+					if diff := cmp.Diff(want, problemsOf(snap)); diff != "" {
+						t.Errorf("%s: problems (-want +got):\n%s", source.Name, diff)
+					}
+					if snap.Validated != (want == nil) {
+						t.Errorf("%s: validated: %v", source.Name, snap.Validated)
+					}
+					got := w.read(t, "backups/snapshots/"+snap.Stamp+"/"+source.Name+"/f")
+					if !(test.old && got == oldContent || test.new && got == newContent || test.problems != nil) {
+						t.Errorf("%s: copy of %d bytes, beginning with %.8q and ending in %.8q", source.Name, len(got), got, got[max(0, len(got)-8):])
+					}
+				}
+			})
+		})
+	}
+}
+
+// The bar does not go backwards when a file is copied anew.
+func TestProgressIsMonotoneWhenAFileIsCopiedAnew(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		w.write(t, "f", oldContent)
+		last, rewrite := int64(0), sync.OnceFunc(func() { w.write(t, "f", newContent) })
+		s := w.store(t, withSources(w.file("f")), func(cfg *backup.Config) {
+			cfg.Progress = func(p backup.Progress) {
+				if p.Op != "create" {
+					return
+				}
+				if p.Done < last {
+					t.Errorf("from %d back to %d", last, p.Done)
+				}
+				last = p.Done
+				rewrite()
+			}
+		})
+		mustCreate(t, s)
+	})
+}
+
+func TestFileSourceThatVanishesBeforeItsCopyIsNoted(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		w.write(t, "f", "content")
+		source := w.file("f")
+		source.Optional = true
+		source.Quiesce = func(context.Context) (func(), error) { w.remove(t, "f"); return nil, nil }
+		snap, err := w.store(t, withSources(source)).Create(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]string{"file_vanished file/f"}, problemsOf(snap)); diff != "" {
+			t.Errorf("problems (-want +got):\n%s", diff)
+		}
+		if state, _ := snap.Source("file"); state.Captured || state.Path != "" {
+			t.Errorf("captured, though it was not there: %+v", state)
+		}
+		if diff := cmp.Diff([]string{".", "backup-metadata.json", "manifest.jsonl"}, w.names(t, in(snap.Stamp, "."))); diff != "" {
+			t.Errorf("in the snapshot (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// A snapshot that says nothing of a file must not remove the live one.
+func TestRestoreOfAFileThatVanishedLeavesTheLiveOne(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		w.write(t, "f", "content")
+		w.write(t, "g", "content")
+		file := w.file("f")
+		file.Quiesce = func(context.Context) (func(), error) { w.remove(t, "f"); return nil, nil }
+		other := backup.Source{Name: "other", Kind: backup.File, Path: w.path("g")}
+		s := w.store(t, withSources(file, other))
+		snap, err := s.Create(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.write(t, "f", "back again")
+		r, err := s.Restore(t.Context(), snap.Stamp, &backup.RestoreOptions{ConfirmServiceStopped: true, SkipSafetySnapshot: true, Accept: []backup.Code{backup.CodeFileVanished}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]string{"other"}, r.Restored); diff != "" {
+			t.Errorf("restored (-want +got):\n%s", diff)
+		}
+		if got := w.read(t, "f"); got != "back again" {
+			t.Errorf("the live file: %q", got)
+		}
+	})
+}
+
+// What is removed when all of it has been read is whole.
+func TestFileSourceThatVanishesAfterItsCopyIsKept(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		w.write(t, "f", "content")
+		s := w.store(t, withSources(w.file("f")), atFirst("file", func() { w.remove(t, "f") }))
+		snap, err := s.Create(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := w.read(t, "backups/snapshots/"+snap.Stamp+"/file/f"); got != "content" {
+			t.Errorf("copy: %q; problems: %v", got, problemsOf(snap))
+		}
+	})
+}
+
+// A hookFs calls a hook before a file is opened. To the library it is no
+// file system of the operating system's, though its files are.
+type hookFs struct {
+	afero.Fs
+	opening func(name string)
+}
+
+func (h hookFs) Name() string { return "hookFs" }
+
+func (h hookFs) Open(name string) (afero.File, error) {
+	h.opening(name)
+	return h.Fs.Open(name)
+}
+
+func (h hookFs) OpenFile(name string, flag int, perm fs.FileMode) (afero.File, error) {
+	h.opening(name)
+	return h.Fs.OpenFile(name, flag, perm)
+}
+
+func (h hookFs) LstatIfPossible(name string) (fs.FileInfo, bool, error) {
+	return h.Fs.(afero.Lstater).LstatIfPossible(name)
+}
+
+// A file that is replaced between a look at it and its opening is as good as
+// one that was replaced before.
+func TestFileThatIsReplacedBeforeItIsOpenedIsCopied(t *testing.T) {
+	for n := 1; n <= 3; n++ { // a tree's files are opened for their headers too
+		t.Run(fmt.Sprintf("opening_%d", n), func(t *testing.T) {
+			w := osWorld(t)
+			for _, source := range []backup.Source{w.file("live/f"), w.treeSource("live")} {
+				w.write(t, "live/f", oldContent)
+				opened := 0
+				hooked := &world{root: w.root, now: w.now}
+				hooked.fs = hookFs{w.fs, func(name string) {
+					if name != w.path("live/f") {
+						return
+					}
+					if opened++; opened == n {
+						w.replace(t, "live/f", newContent)
+					}
+				}}
+				snap := mustCreate(t, hooked.store(t, withSources(source)))
+				want := newContent
+				if opened < n {
+					want = oldContent
+				}
+				if got := w.read(t, "backups/snapshots/"+snap.Stamp+"/"+source.Name+"/f"); got != want {
+					t.Errorf("%s: copy of %d bytes, beginning with %.8q", source.Name, len(got), got)
+				}
+				w.remove(t, "backups")
+			}
+		})
+	}
+}
+
+func TestSourceOfTheWrongKindIsRefused(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		w.write(t, "dir/f", "f")
+		for _, source := range []backup.Source{w.database("dir"), w.file("dir"), w.treeSource("dir/f")} {
+			_, err := w.store(t, withSources(source)).Create(t.Context(), nil)
+			if err == nil || !strings.Contains(err.Error(), strconv.Quote(source.Name)) || !strings.Contains(err.Error(), "dir") {
+				t.Errorf("%s: got %v, want an error that names source and path", source.Kind, err)
+			}
+			w.mustHaveNoSnapshots(t)
+		}
+	})
+}
+
+// An error names the path that is configured, also if what it is about has a
+// name that begins like it.
+func TestDanglingLinkIsNamed(t *testing.T) {
+	eachNativeFs(t, func(t *testing.T, w *world) {
+		w.symlink(t, "file.missing", "file")
+		_, err := w.store(t, withSources(w.file("file"))).Create(t.Context(), nil)
+		if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), w.path("file")+": ") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// A file that is copied without its WAL is no backup of a database.
+func TestDatabaseAsAFileIsRefused(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		w.seed(t)
+		source := backup.Source{Name: "db", Kind: backup.File, Path: w.path("data/atocore.db"), Optional: true}
+		_, err := w.store(t, withSources(source)).Create(t.Context(), nil)
+		if err == nil || !strings.Contains(err.Error(), "atocore.db") || !strings.Contains(err.Error(), `kind "database"`) {
+			t.Errorf("got %v", err)
+		}
+		w.mustHaveNoSnapshots(t)
+	})
+}
+
+// What has become a database since is no reason not to go back.
+func TestDatabaseAsAFileIsTakenIntoASafetySnapshot(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		w.write(t, "f", "text")
+		s := w.store(t, withSources(w.file("f")))
+		stamp := mustCreate(t, s).Stamp
+		w.remove(t, "f")
+		w.exec(t, "f", "CREATE TABLE t (x)")
+		r := w.restore(t, s, stamp)
+		if got := w.read(t, "f"); got != "text" {
+			t.Errorf("restored %.20q", got)
+		}
+		w.restore(t, s, r.SafetyStamp)
+		if got := w.query(t, "f", "SELECT name FROM sqlite_schema"); got != "t" {
+			t.Errorf("after undo: %q", got)
+		}
+	})
+}
