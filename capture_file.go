@@ -282,7 +282,7 @@ func (c *capture) tryCopyFile(ctx context.Context, t *target, from place, to str
 			return e, false, err
 		}
 	}
-	if err := c.refuseHidden(t, f, before, to); err != nil {
+	if err := c.refuseHidden(t, from, f, before, to); err != nil {
 		return e, false, err
 	}
 	out, err := c.at(to)
@@ -321,13 +321,13 @@ func (fi fileInfo) settled(now time.Time) bool {
 
 // refuseHidden refuses a file that does not tell its size; in a tree, it is
 // copied as empty, which is noted.
-func (c *capture) refuseHidden(t *target, f afero.File, info fileInfo, to string) error {
+func (c *capture) refuseHidden(t *target, from place, f afero.File, info fileInfo, to string) error {
 	hides, err := hidesSize(f, sourceAt{f}, info)
 	if err != nil || !hides {
 		return err
 	}
 	if c.lenient || t.Kind != Tree {
-		return &fs.PathError{Op: "read", Path: f.Name(), Err: errHidesSize}
+		return &fs.PathError{Op: "read", Path: from.full(), Err: errHidesSize}
 	}
 	c.note(CodeFileChanged, t, to, errHidesSize.Error())
 	return nil
