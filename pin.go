@@ -94,7 +94,7 @@ func foldLog(ctx context.Context, db place) {
 	_ = guard(func() error {
 		err := l.begin("PRAGMA schema_version")
 		if err == nil {
-			_, err = l.checkpoint()
+			_, _, err = l.checkpoint()
 		}
 		return err
 	})
@@ -132,7 +132,7 @@ func (p *pin) holdWriters(ctx context.Context) (letGo func() error, err error) {
 	complete := false
 	err = guard(func() (err error) { // or a panic would leave the writers held
 		if err = errors.Join(folder.begin("PRAGMA schema_version"), writer.begin("BEGIN IMMEDIATE")); err == nil {
-			complete, err = folder.checkpoint()
+			complete, err = folder.checkpointSoon(ctx)
 		}
 		return err
 	})
@@ -183,18 +183,38 @@ func (p *pin) mainFile() (f osFile, size int64, ok bool) {
 	return f, size, ok && err == nil
 }
 
+// checkpointSoon is checkpoint for who holds the writers off. If somebody else
+// is at it, as who commits may be, it waits for a moment, which they then have
+// to wait, too.
+func (l *live) checkpointSoon(ctx context.Context) (complete bool, err error) {
+	const attempts, pause = 10, time.Millisecond
+	for attempt := 1; ; attempt++ {
+		complete, elsewhere, err := l.checkpoint()
+		if err != nil || !elsewhere || attempt == attempts {
+			return complete, err
+		}
+		select {
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
 // checkpoint moves what it can from the log to the main file, and reports
-// whether that was all: https://sqlite.org/pragma.html#pragma_wal_checkpoint.
-func (l *live) checkpoint() (complete bool, err error) {
+// whether that was all, or whether somebody else is at it:
+// https://sqlite.org/pragma.html#pragma_wal_checkpoint.
+func (l *live) checkpoint() (complete, elsewhere bool, err error) {
 	stmt, _, err := l.Prepare("PRAGMA wal_checkpoint(PASSIVE)")
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	if stmt.Step() {
 		busy, log, done := stmt.ColumnInt64(0), stmt.ColumnInt64(1), stmt.ColumnInt64(2)
-		complete = busy == 0 && log >= 0 && log == done // both are -1 if somebody else is at it
+		elsewhere = busy != 0 && log < 0 // which says nothing of the log
+		complete = busy == 0 && log >= 0 && log == done
 	}
-	return complete, errors.Join(stmt.Err(), stmt.Close())
+	return complete, elsewhere, errors.Join(stmt.Err(), stmt.Close())
 }
 
 // backupBatch is how many bytes one step of the online backup copies, and
