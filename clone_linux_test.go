@@ -598,3 +598,33 @@ func TestSnapshotOfClonesStaysAsItIs(t *testing.T) {
 	}
 	mustBeValid(t, s, stamp)
 }
+
+// What has not changed in a tree is cloned from the earlier snapshot, and not
+// read: only so can what was done to that copy be in the new one.
+func TestUnchangedFileIsClonedFromTheSnapshot(t *testing.T) {
+	w := xfsWorld(t)
+	w.write(t, "live/f", oldContent)
+	untilOlder(t, w, "live/f")
+	s := w.store(t, withSources(w.treeSource("live")))
+	first := mustCreate(t, s)
+	second := mustCreate(t, s)
+	w.mustBeClone(t, second, "tree/f", "backups/snapshots/"+first.Stamp+"/tree/f", true)
+	w.mustBeGoodCopy(t, s, second, "tree/f", "live/f")
+
+	w.overwrite(t, in(second.Stamp, "tree/f"), "damage")
+	for level, want := range map[backup.Level]string{
+		backup.ValidateStructure: w.read(t, in(second.Stamp, "tree/f")),
+		backup.ValidateFull:      oldContent, // the damage was found, and the file copied
+	} {
+		snap, err := s.Create(t.Context(), &backup.CreateOptions{Level: level})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := w.read(t, in(snap.Stamp, "tree/f")); got != want {
+			t.Errorf("%v: %.20q…, want %.20q…", level, got, want)
+		}
+		if err := s.Delete(t.Context(), snap.Stamp); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

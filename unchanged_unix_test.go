@@ -39,13 +39,18 @@ func (w *world) isShared(t *testing.T, a, b *backup.Snapshot, name string) bool 
 // mustBeGood validates a snapshot in full, and its copy of a live file.
 func (w *world) mustBeGood(t *testing.T, s *backup.Store, snap *backup.Snapshot, name string) {
 	t.Helper()
+	w.mustBeGoodCopy(t, s, snap, name, name)
+}
+
+func (w *world) mustBeGoodCopy(t *testing.T, s *backup.Store, snap *backup.Snapshot, name, live string) {
+	t.Helper()
 	if err := snap.Err(); err != nil {
 		t.Errorf("%s: %v", snap.Stamp, err)
 	}
 	if report := w.validate(t, s, snap.Stamp, nil); !report.Valid {
 		t.Errorf("%s: %v", snap.Stamp, report.Err())
 	}
-	if got, want := w.read(t, "backups/snapshots/"+snap.Stamp+"/"+name), w.read(t, name); got != want {
+	if got, want := w.read(t, "backups/snapshots/"+snap.Stamp+"/"+name), w.read(t, live); got != want {
 		t.Errorf("%s has %q of %s, and not %q", snap.Stamp, got, name, want)
 	}
 }
