@@ -29,7 +29,7 @@ func create(db string, level backup.Level) contender {
 	return createOf(name, level, databaseSource(db))
 }
 
-func databaseSource(db string) source { return source{"db", backup.Database, db} }
+func databaseSource(db string) source { return source{Name: "db", Kind: backup.Database, Path: db} }
 
 func createOf(name string, level backup.Level, src source) contender {
 	return contender{name: name, job: func(out string) job {

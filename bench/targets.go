@@ -21,6 +21,9 @@ type target struct {
 const (
 	full      = "Create"
 	structure = "Create, ValidateStructure"
+
+	linkUnchanged = "Create, LinkUnchanged"
+	firstSnapshot = "Create, first snapshot"
 )
 
 var targets = []target{
@@ -31,6 +34,7 @@ var targets = []target{
 	{"on XFS: longest commit of a writer", xfsHeld, structure, "", longestCommit, "ms", 20},
 	{"on XFS: the same, a database a tenth as large", xfsHeldSmall, structure, "", longestCommit, "ms", 20},
 	{"tree: Create, as cp -a and sync", treeFirst, full, "cp -a + sync", ratio, "of it", 1.5},
+	{"tree: Create with LinkUnchanged again, as the first time", treeSecond, linkUnchanged, firstSnapshot, ratio, "of it", 0.5},
 	{"PocketBase: Create with ValidateStructure, as CreateBackup", pocketbaseCopied, structure,
 		"PocketBase's CreateBackup + sync", ratio, "of it", 0.2},
 	{"PocketBase: Create, as CreateBackup", pocketbaseValidated, full, "PocketBase's CreateBackup + sync", ratio, "of it", 1},

@@ -17,13 +17,15 @@ type source struct {
 	Name string
 	Kind backup.Kind
 	Path string
+
+	LinkUnchanged bool
 }
 
 // store returns the one in a directory that has this source alone.
 func (s source) store(dir string) (*backup.Store, error) {
 	return backup.New(backup.Config{
 		Dir:     dir,
-		Sources: []backup.Source{{Name: s.Name, Kind: s.Kind, Path: s.Path}},
+		Sources: []backup.Source{{Name: s.Name, Kind: s.Kind, Path: s.Path, LinkUnchanged: s.LinkUnchanged}},
 	})
 }
 

@@ -110,7 +110,9 @@ func (l *lab) largeWorkload() workload {
 
 func (l *lab) treeWorkloads() []workload {
 	tree := filepath.Join(l.dir, "tree")
-	all := source{"tree", backup.Tree, tree}
+	all := source{Name: "tree", Kind: backup.Tree, Path: tree}
+	linked := all
+	linked.LinkUnchanged = true
 	w := workload{dir: l.dir, inputs: []string{tree}, manyFiles: true, setup: func(context.Context) error {
 		return newTree(tree, l.sizes().files)
 	}}
@@ -118,7 +120,7 @@ func (l *lab) treeWorkloads() []workload {
 		w.of(treeFirst,
 			createOf("Create", backup.ValidateFull, all), cpTree(tree), rsyncTree(tree), resticBackup(tree)),
 		w.of(treeSecond,
-			l.createAgain("Create", all), createOf("Create, first snapshot", backup.ValidateFull, all),
+			l.createAgain(linkUnchanged, linked), l.createAgain("Create", all), createOf(firstSnapshot, backup.ValidateFull, all),
 			l.rsyncTreeAgain(tree), l.resticBackupAgain(tree)),
 	}
 }
@@ -135,7 +137,7 @@ func (l *lab) pocketbaseWorkloads() []workload {
 		}})
 		return err
 	}}
-	all := source{"pb_data", backup.Tree, dir}
+	all := source{Name: "pb_data", Kind: backup.Tree, Path: dir}
 	return []workload{
 		w.of(pocketbaseCopied,
 			createOf("Create, ValidateStructure", backup.ValidateStructure, all),
@@ -167,7 +169,7 @@ func (l *lab) xfsWorkloads() []workload {
 
 func (l *lab) listWorkload() workload {
 	store := filepath.Join(l.dir, "listed")
-	config := source{"config", backup.File, filepath.Join(l.dir, "config.json")}
+	config := source{Name: "config", Kind: backup.File, Path: filepath.Join(l.dir, "config.json")}
 	w := workload{dir: l.dir, inputs: []string{store}, setup: func(ctx context.Context) error {
 		return newSnapshots(ctx, store, l.sizes().snapshots)
 	}}
