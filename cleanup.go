@@ -88,16 +88,32 @@ func (s *Store) lookAgain(ctx context.Context, r Retention, snapshots []Snapshot
 	looked := make(map[string]bool)
 	for {
 		plan := r.judge(snapshots, now, s.cfg.Location)
-		removes := slices.ContainsFunc(plan, func(c candidate) bool { return len(c.keep) == 0 })
-		i := slices.IndexFunc(plan, func(c candidate) bool { return c.support && !looked[c.Stamp] })
-		if !removes || i < 0 {
+		if !slices.ContainsFunc(plan, func(c candidate) bool { return len(c.keep) == 0 }) {
 			return nil
 		}
-		looked[plan[i].Stamp] = true
-		if err := s.examineAgain(ctx, plan[i].Snapshot); err != nil {
+		flawed, err := s.lookAtSupports(ctx, plan, looked)
+		if err != nil || !flawed {
 			return err
 		}
 	}
+}
+
+// lookAtSupports examines what a plan rests on and was not looked at yet, until
+// it has found a flaw: another plan is needed then, and only then.
+func (s *Store) lookAtSupports(ctx context.Context, plan []candidate, looked map[string]bool) (flawed bool, err error) {
+	for _, c := range plan {
+		if !c.support || looked[c.Stamp] {
+			continue
+		}
+		looked[c.Stamp] = true
+		if err := s.examineAgain(ctx, c.Snapshot); err != nil {
+			return false, err
+		}
+		if c.Snapshot.flaw() != "" {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // examineAgain adds to a good snapshot what is wrong with it now. Its error is

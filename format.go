@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"unicode/utf8"
 )
 
@@ -24,6 +25,15 @@ const sealKey = `,` + "\n" + `  "checksum": "`
 // seal encodes v, a struct, as indented JSON whose last key is the SHA-256
 // of all that stands before it.
 func seal(v any) ([]byte, error) {
+	body, err := sealable(v)
+	if err != nil {
+		return nil, err
+	}
+	return append(body, sealOf(body)...), nil
+}
+
+// sealable encodes v as what its seal is put behind.
+func sealable(v any) ([]byte, error) {
 	data, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return nil, err
@@ -32,30 +42,46 @@ func seal(v any) ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("seal: %T is not an object with keys", v)
 	}
+	return body, nil
+}
+
+func sealOf(body []byte) string {
 	sum := sha256.Sum256(body)
-	return fmt.Appendf(body, "%s%s\"\n}\n", sealKey, hex.EncodeToString(sum[:])), nil
+	return sealKey + hex.EncodeToString(sum[:]) + "\"\n}\n"
+}
+
+// sealed returns what the seal of data stands behind.
+func sealed(data []byte) (body []byte, err error) {
+	i := bytes.LastIndex(data, []byte(sealKey))
+	if i < 0 {
+		return nil, errors.New("no checksum")
+	}
+	if string(data[i:]) != sealOf(data[:i]) {
+		return nil, errors.New("checksum mismatch")
+	}
+	return data[:i], nil
 }
 
 // unseal decodes into v what seal made, and refuses anything else: any bit
 // of data that is not as seal wrote it is noticed.
 func unseal(data []byte, v any) error {
-	i := bytes.LastIndex(data, []byte(sealKey))
-	if i < 0 {
-		return errors.New("no checksum")
-	}
-	body := data[:i]
-	sum := sha256.Sum256(body)
-	if want := fmt.Sprintf("%s%x\"\n}\n", sealKey, sum); string(data[i:]) != want {
-		return errors.New("checksum mismatch")
-	}
-	if err := json.Unmarshal(append(bytes.Clone(body), "\n}"...), v); err != nil {
-		return err
-	}
-	again, err := seal(v)
+	body, err := sealed(data)
 	if err != nil {
 		return err
 	}
-	if !bytes.Equal(again, data) {
+	return decodeSealed(body, v)
+}
+
+// decodeSealed decodes into v what stood before a good seal.
+func decodeSealed(body []byte, v any) error {
+	if err := json.Unmarshal(slices.Concat(body, []byte("\n}")), v); err != nil {
+		return err
+	}
+	again, err := sealable(v)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(again, body) {
 		return errNotCanonical
 	}
 	return nil

@@ -239,6 +239,11 @@ func (d *dir) sub(name string) (*dir, error) {
 	if err != nil {
 		return nil, err
 	}
+	return d.subAt(name, fi)
+}
+
+// subAt is sub for who has looked at name already, and seen fi.
+func (d *dir) subAt(name string, fi fileInfo) (*dir, error) {
 	notDir := &fs.PathError{Op: "open", Path: d.full(name), Err: syscall.ENOTDIR}
 	if !fi.isDir() {
 		return nil, notDir
@@ -248,10 +253,10 @@ func (d *dir) sub(name string) (*dir, error) {
 		return &dir{fs: d.fs, base: d.full(name), batch: d.batch}, nil
 	}
 	root, err := parent.root.OpenRoot(d.path(name))
-	if now, lstatErr := d.lstat(name); err != nil && lstatErr == nil && !now.isDir() {
-		return nil, notDir
-	}
 	if err != nil {
+		if now, lstatErr := d.lstat(name); lstatErr == nil && !now.isDir() {
+			return nil, notDir
+		}
 		return nil, parent.full(err)
 	}
 	sub := &dir{fs: rootFs{root, d.full(name)}, base: d.full(name), native: true, batch: d.batch}

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -107,18 +108,20 @@ var errTooLarge = errors.New("larger than any that this library writes")
 // readFile returns the content of the regular file name, unless it has more
 // than limit bytes.
 func (d *dir) readFile(name string, limit int64) ([]byte, error) {
-	f, _, err := d.open(name)
+	f, info, err := d.open(name)
 	if err != nil {
 		return nil, err
 	}
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	var buf bytes.Buffer
+	buf.Grow(int(max(0, min(info.size, limit))) + bytes.MinRead) // for all of it, and to find its end
+	_, err = buf.ReadFrom(io.LimitReader(f, limit+1))
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, err
 	}
-	if int64(len(data)) > limit {
+	if int64(buf.Len()) > limit {
 		return nil, &fs.PathError{Op: "read", Path: d.full(name), Err: errTooLarge}
 	}
-	return data, nil
+	return buf.Bytes(), nil
 }
 
 func ignoreNotExist(err error) error {

@@ -32,38 +32,82 @@ func (ss *session) list(ctx context.Context) (snapshots []Snapshot, others []str
 	if ss == nil || ss.snapshots == nil {
 		return snapshots, nil, nil
 	}
-	found, err := ss.snapshots.readDir(".")
+	names, err := ss.snapshots.readNames(".")
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, fi := range found {
-		if err := ctx.Err(); err != nil {
-			return nil, nil, err
+	looks := make([]look, len(names))
+	c := newCrew(ss.snapshots.native)
+	for i, name := range names {
+		if ctx.Err() != nil {
+			break
 		}
-		t, err := parseStamp(fi.name)
-		if err != nil || !fi.isDir() {
-			others = append(others, fi.name)
-			continue
+		c.start(func() { looks[i] = ss.lookAt(name) })
+	}
+	c.wait()
+	if err := ctx.Err(); err != nil {
+		return nil, nil, err
+	}
+	for i, l := range looks {
+		switch {
+		case l.other:
+			others = append(others, names[i])
+		case !l.gone:
+			snapshots = append(snapshots, l.Snapshot)
 		}
-		snap := Snapshot{Stamp: fi.name, CreatedAt: t, Sources: []SourceState{}, Problems: []Problem{}}
-		if d, err := ss.snapshots.sub(fi.name); errors.Is(err, fs.ErrNotExist) {
-			continue // somebody else has removed it meanwhile
-		} else if err != nil {
-			snap.HasMetadata = true // as far as is known
-			snap.Problems = []Problem{{Code: CodeUnreadable, Detail: err.Error()}}
-		} else {
-			_, read, problem := d.readMetadata(fi.name)
-			d.close()
-			if problem != nil {
-				snap.Problems = []Problem{*problem}
-				snap.HasMetadata = problem.Code != CodeMetadataMissing // as far as is known
-			} else {
-				snap = *read
-			}
-		}
-		snap.InUse = ss.inUse(t)
-		snapshots = append(snapshots, snap)
 	}
 	slices.SortFunc(snapshots, func(a, b Snapshot) int { return cmp.Compare(b.Stamp, a.Stamp) })
 	return snapshots, others, nil
+}
+
+// A look is what was seen under a name among the snapshots.
+type look struct {
+	Snapshot
+	other bool // it is none, but something else
+	gone  bool // somebody else has removed it meanwhile
+}
+
+// lookAt reads the metadata of what is called name.
+func (ss *session) lookAt(name string) look {
+	t, err := parseStamp(name)
+	if err != nil {
+		return look{other: true}
+	}
+	l := look{Snapshot: Snapshot{Stamp: name, CreatedAt: t, Sources: []SourceState{}, Problems: []Problem{}}}
+	fi, err := ss.snapshots.lstat(name)
+	if err == nil && !fi.isDir() {
+		return look{other: true}
+	}
+	var d *dir
+	if err == nil {
+		d, err = ss.snapshots.subAt(name, fi)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return look{gone: true}
+	}
+	if err != nil {
+		l.HasMetadata = true // as far as is known
+		l.Problems = []Problem{{Code: CodeUnreadable, Detail: err.Error()}}
+	} else {
+		l.readMetadata(d)
+		d.close()
+	}
+	if !l.HasMetadata {
+		if there, err := ss.snapshots.exists(name); err == nil && !there {
+			return look{gone: true}
+		}
+	}
+	l.InUse = ss.inUse(t)
+	return l
+}
+
+// readMetadata reads the metadata in d, or notes why they cannot be read.
+func (l *look) readMetadata(d *dir) {
+	_, read, problem := d.readMetadata(l.Stamp)
+	if problem == nil {
+		l.Snapshot = *read
+		return
+	}
+	l.Problems = []Problem{*problem}
+	l.HasMetadata = problem.Code != CodeMetadataMissing // as far as is known
 }

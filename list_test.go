@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -391,6 +392,60 @@ func TestWaitingIsLogged(t *testing.T) {
 	if len(lines) != 1 || !strings.Contains(lines[0], "waiting for another operation") {
 		t.Errorf("logged: %q", lines)
 	}
+}
+
+func BenchmarkList(b *testing.B) {
+	s := newStore(b, manySnapshots(b, 10_000))
+	for b.Loop() {
+		if _, err := s.List(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// manySnapshots makes a store of n snapshots of one small file, a day apart,
+// and returns its configuration. They are taken in memory, where nothing has
+// to be synced, and written out: some at a time, as afero's file system in
+// memory slows down with what is on it.
+func manySnapshots(b *testing.B, n int) backup.Config {
+	b.Helper()
+	now := start.AddDate(0, 0, -n)
+	cfg := backup.Config{
+		Dir:     filepath.Join(b.TempDir(), "backups"),
+		Sources: []backup.Source{{Name: "config", Kind: backup.File, Path: "/config.json"}},
+		Now:     func() time.Time { return now },
+	}
+	for taken := 0; taken < n; {
+		memory := cfg
+		memory.Fs = afero.NewMemMapFs()
+		if err := afero.WriteFile(memory.Fs, "/config.json", []byte("{}"), 0o644); err != nil {
+			b.Fatal(err)
+		}
+		s := newStore(b, memory)
+		for range min(200, n-taken) {
+			if _, err := s.Create(b.Context(), &backup.CreateOptions{Level: backup.ValidateStructure}); err != nil {
+				b.Fatal(err)
+			}
+			now, taken = now.AddDate(0, 0, 1), taken+1
+		}
+		if err := os.CopyFS(cfg.Dir, afero.NewIOFS(afero.NewBasePathFs(memory.Fs, cfg.Dir))); err != nil {
+			b.Fatal(err)
+		}
+	}
+	// The lock file of a store that was written to.
+	if err := os.WriteFile(filepath.Join(cfg.Dir, "lock"), nil, 0o600); err != nil {
+		b.Fatal(err)
+	}
+	return cfg
+}
+
+func newStore(b *testing.B, cfg backup.Config) *backup.Store {
+	b.Helper()
+	s, err := backup.New(cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return s
 }
 
 type writerFunc func([]byte)

@@ -153,13 +153,15 @@ func (t *lockTable) tryLock(d *dir, id int64, mode lockMode) (unlock func(), err
 
 // busy reports whether anybody holds a lock. It makes no lock file.
 func (t *lockTable) busy(d *dir, id int64) bool {
-	if there, err := d.exists(lockName); d.native && (err != nil || !there) {
-		return false // who has a lock has made the file
-	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.held[id] != 0 {
 		return true
+	}
+	if t.file == nil && d.native {
+		if there, err := d.exists(lockName); err != nil || !there {
+			return false // who has a lock has made the file
+		}
 	}
 	return t.openFile(d, shared) == nil && t.file != nil && isLocked(t.file, id)
 }

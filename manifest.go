@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -66,8 +67,38 @@ func (e *entry) source() string {
 	return name
 }
 
+// appendTo appends e as [json.Marshal] writes it, but several times as fast.
+func (e *entry) appendTo(line []byte) ([]byte, error) {
+	a := jsonAppender{text: line}
+	a.addName(`{"path":`, e.Path)
+	a.addString(`,"type":`, string(e.Type))
+	a.addStringIfAny(`,"mode":`, e.Mode)
+	a.addTimeIfAny(`,"mtime":`, e.MTime)
+	a.addIntIfAny(`,"size":`, e.Size)
+	a.addStringIfAny(`,"sha256":`, e.SHA256)
+	a.addNameIfAny(`,"target":`, e.Target)
+	a.addUintIfAny(`,"inode":`, e.Inode)
+	a.addTimeIfAny(`,"ctime":`, e.CTime)
+	return append(a.text, '}'), a.err
+}
+
+// cut takes apart what appendTo wrote of an entry without escapes. It is right
+// if appendTo writes line again, and not before.
+func (e *entry) cut(line []byte) {
+	c := jsonCutter{rest: string(line)}
+	e.Path = rawString(c.cutString(`{"path":`))
+	e.Type = entryType(c.cutString(`,"type":`))
+	e.Mode = c.cutString(`,"mode":`)
+	e.MTime = c.cutTime(`,"mtime":`)
+	e.Size = c.cutInt(`,"size":`)
+	e.SHA256 = c.cutString(`,"sha256":`)
+	e.Target = rawString(c.cutString(`,"target":`))
+	e.Inode = c.cutUint(`,"inode":`)
+	e.CTime = c.cutTime(`,"ctime":`)
+}
+
 func (e *entry) setAttributes(fi fileInfo) {
-	e.Mode = fmt.Sprintf("%04o", fi.mode.Perm())
+	e.Mode = formatPerm(fi.mode)
 	if year := fi.mtime.UTC().Year(); year > 0 && year <= 9999 { // what RFC 3339 can say
 		e.MTime = fi.mtime.UTC().Round(0)
 	}
@@ -81,9 +112,17 @@ func (e *entry) setIdentity(fi fileInfo) {
 }
 
 func (e *entry) perm() fs.FileMode {
-	var perm fs.FileMode
-	fmt.Sscanf(e.Mode, "%o", &perm) // validate has seen that it parses
-	return perm.Perm()
+	perm, err := strconv.ParseUint(e.Mode, 8, 32)
+	if err != nil {
+		return 0 // of a link: validate has seen that others parse
+	}
+	return fs.FileMode(perm).Perm()
+}
+
+// formatPerm returns the permission bits as four octal digits.
+func formatPerm(mode fs.FileMode) string {
+	perm := mode.Perm()
+	return string([]byte{'0', '0' + byte(perm>>6), '0' + byte(perm>>3&7), '0' + byte(perm&7)})
 }
 
 // validate refuses what no manifest of ours says.
@@ -91,8 +130,7 @@ func (e *entry) validate() error {
 	if !localName(string(e.Path)) {
 		return fmt.Errorf("path %q is not local", e.Path)
 	}
-	var perm fs.FileMode
-	if _, err := fmt.Sscanf(e.Mode, "%o", &perm); e.Type != typeLink && (err != nil || fmt.Sprintf("%04o", perm.Perm()) != e.Mode) {
+	if e.Type != typeLink && formatPerm(e.perm()) != e.Mode {
 		return fmt.Errorf("%q: mode %q", e.Path, e.Mode)
 	}
 	sum, err := hex.DecodeString(e.SHA256)
@@ -141,9 +179,10 @@ func (m manifest) sum(source string) (files int, bytes int64) {
 // write writes one line per entry.
 func (m manifest) write(w io.Writer) error {
 	buf := bufio.NewWriter(w)
+	var line []byte
 	for i := range m {
-		line, err := json.Marshal(&m[i])
-		if err != nil {
+		var err error
+		if line, err = m[i].appendTo(line[:0]); err != nil {
 			return err
 		}
 		if len(line) >= maxManifestLine {
@@ -208,12 +247,21 @@ func readManifest(r io.Reader, posixNames bool) (manifest, error) {
 	}
 }
 
+// parseEntry reads what appendTo wrote. Nearly all lines can simply be cut at
+// their keys and quotes, in a third of the time: whatever else one says, or
+// says twice, is missing when it is written again.
 func parseEntry(line []byte) (entry, error) {
 	var e entry
+	e.cut(line)
+	again, err := e.appendTo(make([]byte, 0, len(line)))
+	if err == nil && bytes.Equal(again, line) {
+		return e, e.validate()
+	}
+	e = entry{}
 	if err := json.Unmarshal(line, &e); err != nil {
 		return entry{}, err
 	}
-	again, err := json.Marshal(&e)
+	again, err = e.appendTo(again[:0])
 	if err != nil {
 		return entry{}, err
 	}

@@ -157,14 +157,18 @@ func (m *metadata) snapshot() Snapshot {
 // say. Files with any key of ours must be wholly ours: a flipped bit in one
 // must not turn it into a Python snapshot, of which less is demanded.
 func parseMetadata(data []byte, stamp string) (*metadata, *legacyMetadata, error) {
+	body, sealErr := sealed(data)
+	if sealErr == nil {
+		m, err := parseOwnMetadata(body, stamp)
+		return m, nil, err
+	}
 	var keys map[string]json.RawMessage
 	if err := json.Unmarshal(data, &keys); err != nil {
 		return nil, nil, err
 	}
 	for _, own := range []string{"format", "stamp", "sources", "manifest_sha256", "checksum"} {
 		if _, ok := keys[own]; ok {
-			m, err := parseOwnMetadata(data, stamp)
-			return m, nil, err
+			return nil, nil, sealErr
 		}
 	}
 	var legacy legacyMetadata
@@ -177,9 +181,10 @@ func parseMetadata(data []byte, stamp string) (*metadata, *legacyMetadata, error
 	return nil, &legacy, nil
 }
 
-func parseOwnMetadata(data []byte, stamp string) (*metadata, error) {
+// parseOwnMetadata reads what stood before a good seal.
+func parseOwnMetadata(body []byte, stamp string) (*metadata, error) {
 	var m metadata
-	if err := unseal(data, &m); err != nil {
+	if err := decodeSealed(body, &m); err != nil {
 		return nil, err
 	}
 	switch {

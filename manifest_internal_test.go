@@ -1,0 +1,88 @@
+package backup
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// FuzzEntry shows that what entries are written by, for the sake of speed, and
+// encoding/json are of one mind.
+func FuzzEntry(f *testing.F) {
+	f.Add("tree/a", "file", "0644", int64(1_700_000_000), int64(5), int64(4096), fmt.Sprintf("%064x", 7), "", uint64(1)<<63)
+	f.Add("tree/<&>\u2028\u2029\u00e4\ufffd", "link", "", int64(0), int64(0), int64(-1), "", "../\"\\\x00\x1f\x7f\t", uint64(1)<<63)
+	f.Add("tree/\xff", "dir", "\xff", int64(-1)<<40, int64(0), int64(0), "<>", "\xed\xa0\x80", uint64(1)<<63)
+	f.Add("", "", "", int64(-62135596800), int64(0), int64(0), "", "", uint64(1)<<63) // the zero time
+	f.Add("a", "b", "c", int64(1)<<40, int64(100), int64(1), "", "", uint64(7))       // beyond the year 9999
+	for c := range 0x80 {
+		f.Add("a"+string(rune(c)), "file", "0644", int64(0), int64(0), int64(c), "", "b"+string(rune(c)), uint64(1)<<63)
+	}
+	f.Fuzz(func(t *testing.T, path, kind, mode string, sec, nsec, size int64, sum, target string, inode uint64) {
+		e := entry{
+			Path: rawString(path), Type: entryType(kind), Mode: mode, MTime: time.Unix(sec, nsec).UTC(),
+			Size: size, SHA256: sum, Target: rawString(target), Inode: inode, CTime: time.Unix(nsec, sec).UTC(),
+		}
+		got, err := e.appendTo([]byte("before "))
+		want, wantErr := json.Marshal(&e)
+		if (err == nil) != (wantErr == nil) || err == nil && string(got) != "before "+string(want) {
+			t.Errorf("got %s, %v\nwant %s, %v", got, err, want, wantErr)
+		}
+		var cut, decoded entry
+		cut.cut(want)
+		again, err := cut.appendTo(nil)
+		if wantErr != nil || err != nil || !bytes.Equal(again, want) {
+			return // cut does not claim to be right
+		}
+		if err := json.Unmarshal(want, &decoded); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(cut, decoded, cmp.AllowUnexported(entry{})); diff != "" {
+			t.Errorf("cut (-got +want):\n%s", diff)
+		}
+	})
+}
+
+func BenchmarkManifest(b *testing.B) {
+	var text bytes.Buffer
+	m := manyEntries(10_000)
+	if err := m.write(&text); err != nil {
+		b.Fatal(err)
+	}
+	b.Run("read", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := readManifest(bytes.NewReader(text.Bytes()), false); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(m)), "ns/line")
+	})
+	b.Run("write", func(b *testing.B) {
+		for b.Loop() {
+			if err := m.write(io.Discard); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(m)), "ns/line")
+	})
+}
+
+// manyEntries returns a manifest of so many files.
+func manyEntries(files int) manifest {
+	at := time.Date(2026, 4, 11, 10, 0, 0, 123_456_789, time.UTC)
+	m := manifest{
+		{Path: "tree", Type: typeDir, Mode: "0755", MTime: at},
+		{Path: "tree/some directory", Type: typeDir, Mode: "0755", MTime: at},
+	}
+	for i := range files {
+		m = append(m, entry{
+			Path: rawString(fmt.Sprintf("tree/some directory/file-%07d.bin", i)), Type: typeFile,
+			Mode: "0644", MTime: at.Add(time.Duration(i)), Size: int64(i), SHA256: fmt.Sprintf("%064x", i),
+		})
+	}
+	return m
+}
