@@ -51,9 +51,24 @@ type copied struct {
 	cloned bool   // it shares the blocks of the source as they were at first
 }
 
-// copyHashed copies the first size bytes of src to dst, which is empty, or as
-// many as there are. Where the file system can, dst becomes a clone of src:
-// if that changes meanwhile, the sum is not the clone's.
+// copyPlain copies the first size bytes of src to dst, which is empty, or as
+// many as there are, for who reads the copy back. Where the file system can,
+// dst becomes a clone of src.
+func copyPlain(ctx context.Context, dst afero.File, src io.ReaderAt, size int64, moved func(n int64)) error {
+	cloned, err := cloneFile(dst, src, size)
+	if err != nil {
+		return err
+	}
+	if cloned {
+		moved(size)
+		return nil
+	}
+	_, err = copyBytes(ctx, dst, io.NewSectionReader(src, 0, size), moved)
+	return err
+}
+
+// copyHashed is copyPlain, and hashes what it reads of src: if that changes
+// meanwhile, the sum is not that of a clone.
 func copyHashed(ctx context.Context, dst afero.File, src io.ReaderAt, size int64, moved func(n int64)) (c copied, err error) {
 	if c.cloned, err = cloneFile(dst, src, size); err != nil {
 		return c, err

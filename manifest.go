@@ -51,6 +51,10 @@ type entry struct {
 	Size   int64     `json:"size,omitempty"` // bytes
 	SHA256 string    `json:"sha256,omitempty"`
 	Target rawString `json:"target,omitempty"` // of a link
+
+	// sound: bytes with this SHA256 have just passed SQLite's full checks, so
+	// that others with the same need not be checked again.
+	sound bool
 }
 
 func (e *entry) source() string {

@@ -121,7 +121,10 @@ func (s *Store) restore(ctx context.Context, stamp string, opts *RestoreOptions)
 		return nil, err
 	}
 	defer ss.close()
-	r := &restorer{session: ss, meter: s.newMeter("restore"), journal: &journal{Format: journalFormat, Stamp: stamp, Phase: phaseDiscard}}
+	r := &restorer{
+		session: ss, meter: s.newMeter("restore"), verified: true,
+		journal: &journal{Format: journalFormat, Stamp: stamp, Phase: phaseDiscard},
+	}
 	defer r.journal.close()
 	return r.run(ctx, stamp, opts)
 }
@@ -134,7 +137,7 @@ type restorer struct {
 	journal  *journal
 	bytes    int64
 	meter    *meter
-	verified bool // all databases passed
+	verified bool // all databases passed SQLite's checks, with the bytes that were staged
 	replaced bool // the new state is in place
 }
 
@@ -354,6 +357,12 @@ func (r *restorer) replace(ctx context.Context, seen map[string]string) error {
 	// From here on there is no giving up halfway.
 	uncancelled := context.WithoutCancel(ctx)
 	err = r.forward(uncancelled, r.journal)
+	if err == nil {
+		err = r.checkSidecars()
+	}
+	if errors.Is(err, errStranger) { // a log of the new database would be replayed over the old one
+		return r.journal.pending(fmt.Errorf("%w: %w", ErrServiceRunning, err))
+	}
 	if err == nil {
 		err = r.verify(ctx)
 	}

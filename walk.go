@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"path"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/afero"
@@ -97,6 +98,50 @@ func (w *walker) visit(at place, name string, fi fileInfo) error {
 	}
 	return nil
 }
+
+// A trail leads to places below a directory, one after the other. It keeps the
+// directories open that lead to the last one: to begin from the first for each
+// file of a tree would cost more than to copy it.
+type trail struct {
+	root *dir
+	open []openDirectory // within root, each in the one before
+}
+
+// at returns a place, in a directory that stays open until the trail leads
+// elsewhere.
+func (t *trail) at(name string) (place, error) {
+	parent, base := path.Split(name)
+	parent = path.Clean(parent)
+	here, reached := t.root, "."
+	for i, o := range t.open {
+		if parent != o.path && !strings.HasPrefix(parent, o.path+"/") {
+			t.leave(i)
+			break
+		}
+		here, reached = o.dir, o.path
+	}
+	for reached != parent {
+		next, _, _ := strings.Cut(strings.TrimPrefix(parent, reached+"/"), "/")
+		sub, err := here.sub(next)
+		if err != nil {
+			return place{}, err
+		}
+		here, reached = sub, path.Join(reached, next)
+		t.open = append(t.open, openDirectory{reached, here})
+	}
+	return place{here, base}, nil
+}
+
+// leave closes all but the first n directories.
+func (t *trail) leave(n int) {
+	for _, o := range t.open[n:] {
+		o.dir.close()
+	}
+	t.open = t.open[:n]
+}
+
+// close closes all but the root, which is whose it was.
+func (t *trail) close() { t.leave(0) }
 
 // isGone reports whether an error says that a file, or a directory that leads
 // to it, is not there any more.
