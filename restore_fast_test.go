@@ -286,6 +286,26 @@ func TestSafetySnapshotIsComparedWithWhatWasChecked(t *testing.T) {
 	})
 }
 
+// That bytes are others than those that were copied is never accepted, were it
+// recorded.
+func TestRestoreAcceptsNoOtherBytes(t *testing.T) {
+	memoryAndOs(t, func(t *testing.T, w *world) {
+		w.small(t)
+		s := w.faulty(t, at("create", func(p string) bool { return strings.HasSuffix(p, manifestFile) }, func(p string) error {
+			w.rot(t, filepath.Join(filepath.Dir(p), "config", "project-registry.json"))
+			return nil
+		}))
+		stamp := mustKeep(t, s)
+		w.change(t)
+		before := w.liveState(t)
+		if r, err := s.Restore(t.Context(), stamp, accepting(backup.CodeChecksumMismatch)); !errors.Is(err, backup.CodeChecksumMismatch) {
+			t.Errorf("%+v, %v", r, err)
+		}
+		w.drop(t, "backups")
+		mustBeSame(t, w.liveState(t), before)
+	})
+}
+
 // Many files are staged, and synced, together; and some names of directories
 // are not sorted like what is in them.
 func TestRestoreOfManyFiles(t *testing.T) {
