@@ -370,11 +370,20 @@ func (r *restorer) stageEntries(ctx context.Context, sw *swap) error {
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(r.stageEntry(ctx, e.entry, src, dst), chown(dst)); err != nil {
+		if err := r.stageEntry(ctx, e.entry, src, dst); err != nil {
+			return err
+		}
+		if err := chown(dst); err != nil {
 			return err
 		}
 	}
-	for _, e := range slices.Backward(sw.entries) { // writing into a directory changes its time
+	return sw.finishDirs(&to)
+}
+
+// finishDirs ends what is written to the staged directories, which changes their
+// times.
+func (sw *swap) finishDirs(to *trail) error {
+	for _, e := range slices.Backward(sw.entries) {
 		if e.Type != typeDir {
 			continue
 		}
