@@ -33,9 +33,10 @@ type verifier struct {
 
 	meter *meter
 
-	mu     sync.Mutex // members of the crew add to what is wrong with entries
+	mu     sync.Mutex // members of the crew add to what is known of entries
 	wrong  map[*entry][]Problem
-	unread []error // what the problems of what could not be read were
+	sound  []*entry // databases that have passed: see entry.sound
+	unread []error  // what the problems of what could not be read were
 }
 
 func newVerifier(ctx context.Context, d *dir, sources []Source, level Level, m *meter) *verifier {
@@ -88,6 +89,9 @@ func (v *verifier) run(walk func() error) error {
 		return err
 	}
 	v.crew.wait()
+	for _, e := range v.sound { // by now nobody looks at the entries
+		e.sound = true
+	}
 	return v.ctx.Err()
 }
 
@@ -301,14 +305,17 @@ func (v *verifier) content(e *entry, at place, fi fileInfo, read *tally) {
 	for _, p := range problems {
 		v.add(e, p.Code, p.Detail)
 	}
-	e.sound = v.level == ValidateFull && e.SHA256 != "" && v.passed(e)
+	v.passed(e)
 }
 
-// passed reports whether nothing is wrong with an entry, as far as is known.
-func (v *verifier) passed(e *entry) bool {
+// passed notes a database whose bytes were compared and checked in full, unless
+// something is wrong with it.
+func (v *verifier) passed(e *entry) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return len(v.wrong[e]) == 0 && v.ctx.Err() == nil
+	if v.level == ValidateFull && e.SHA256 != "" && len(v.wrong[e]) == 0 && v.ctx.Err() == nil {
+		v.sound = append(v.sound, e)
+	}
 }
 
 // openSeen opens the regular file at a place, where a walk has just seen it.
