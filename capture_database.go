@@ -202,6 +202,7 @@ func (c *capture) record(ctx context.Context, to string, fi fileInfo, sum string
 		if len(problems) > 0 {
 			return errors.Join(sourceError{joinProblems(problems)}, c.out.remove(to))
 		}
+		e.sound = true
 	}
 	c.entries = append(c.entries, e)
 	return nil

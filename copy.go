@@ -53,20 +53,35 @@ type copied struct {
 	at     time.Time // when it was last written to, by the clock of its file system
 }
 
-// copyHashed copies the first size bytes of src to dst, which is empty, or as
-// many as there are. Where the file system can, dst becomes a clone of src:
-// if that changes meanwhile, the sum is not the clone's.
+// copyPlain copies the first size bytes of src to dst, which is empty, or as
+// many as there are, for who reads the copy back. Where the file system can,
+// dst becomes a clone of src.
+func copyPlain(ctx context.Context, dst afero.File, src io.ReaderAt, size int64, moved func(n int64)) error {
+	cloned, err := cloneFile(dst, src, size)
+	if err != nil {
+		return err
+	}
+	if cloned {
+		moved(size)
+		return nil
+	}
+	_, err = copyBytes(ctx, &earlyWriter{file: dst}, io.NewSectionReader(src, 0, size), moved)
+	return err
+}
+
+// copyHashed is copyPlain, and hashes what it reads of src: if that changes
+// meanwhile, the sum is not that of a clone.
 func copyHashed(ctx context.Context, dst afero.File, src io.ReaderAt, size int64, moved func(n int64)) (c copied, err error) {
 	if c.cloned, err = cloneFile(dst, src, size); err != nil {
 		return c, err
 	}
 	sum := newHashBeside(size)
+	defer func() { c.sha256 = sum.end() }()
 	w := io.Writer(sum)
 	if !c.cloned {
 		w = io.MultiWriter(sum, &earlyWriter{file: dst})
 	}
 	c.size, err = copyBytes(ctx, w, io.NewSectionReader(src, 0, size), moved)
-	c.sha256 = sum.end()
 	return c, err
 }
 

@@ -102,8 +102,15 @@
 //     noticed, and stops the restore.
 //   - A -wal, -shm or -journal of the old database never meets the new one.
 //     The old files move together.
-//   - What is in place in the end is read back: its checksums, and
-//     integrity_check of every database.
+//   - What is staged is synced, read back and compared with the manifest
+//     before anything is exchanged. What is in place in the end has to be
+//     those very files: the same inode, size, time of modification and mode,
+//     as a rename leaves them; and no log lies beside a database. Where a
+//     file system gives files no identity, and where a mount point was
+//     overwritten, the bytes in place are read. Bytes with the SHA-256 of a
+//     database that passed integrity_check when the snapshot was validated,
+//     moments before, are not checked again; those of the Python module's
+//     databases, which have no checksum, are, where they were staged.
 //   - Where bytes go is decided by [Config], never by a snapshot. A source
 //     that the snapshot has not captured is left alone.
 //   - A Tree's own directory stays, as do mount points in it: only what they

@@ -73,6 +73,13 @@ func (fi fileInfo) unchanged(other fileInfo) bool {
 	return fi.sameFile(other) && fi.size == other.size && fi.mtime.Equal(other.mtime) && fi.ctime.Equal(other.ctime)
 }
 
+// isStill reports whether a file is the one that it was, and has not been
+// written to, by its time of modification: where there is no telling two files
+// apart, it is not. (A rename changes the time of change.)
+func (fi fileInfo) isStill(was fileInfo) bool {
+	return fi.sys != nil && was.sys != nil && fi.sameFile(was) && fi.size == was.size && fi.mtime.Equal(was.mtime)
+}
+
 // errNotRegular: a name is not, or no longer, a regular file.
 var errNotRegular = errors.New("not a regular file")
 

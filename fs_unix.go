@@ -45,6 +45,17 @@ func linkNative(from, to place) error {
 	return err
 }
 
+// sameOwner reports whether both belong to the same user and group, as far as
+// can be told.
+func (fi fileInfo) sameOwner(other fileInfo) bool {
+	if fi.sys == nil || other.sys == nil {
+		return false
+	}
+	a, ok := fi.sys.Sys().(*syscall.Stat_t)
+	b, known := other.sys.Sys().(*syscall.Stat_t)
+	return ok && known && a.Uid == b.Uid && a.Gid == b.Gid
+}
+
 // chown gives name the owner and group of like, where we may: a restore by
 // the superuser must not take its files from the service.
 func (d *dir) chown(name string, like fileInfo) error {

@@ -41,8 +41,14 @@ func (d *dir) removeAll(name string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	t := trail{root: d}
+	defer t.close()
 	for _, name := range slices.Backward(found) {
-		if err := d.remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		at, err := t.at(name)
+		if err == nil {
+			err = at.remove()
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

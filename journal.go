@@ -297,7 +297,7 @@ func (ss *session) finish(ctx context.Context, j *journal, r *Recovery) error {
 		ss.cfg.Logger.WarnContext(ctx, "what was restored cannot be verified: the snapshot is gone or damaged", "stamp", j.Stamp)
 		return nil
 	}
-	v := &restorer{session: ss, from: from, journal: j}
+	v := &restorer{session: ss, from: from, journal: j, meter: silentMeter()}
 	if err := v.assign(); err != nil {
 		return err
 	}

@@ -60,6 +60,10 @@ type entry struct {
 	CTime time.Time `json:"ctime,omitzero"`
 
 	shared bool // in a new snapshot, with an earlier one
+
+	// sound: bytes with this SHA256 have just passed SQLite's full checks, so
+	// that others with the same need not be checked again.
+	sound bool
 }
 
 func (e *entry) source() string {

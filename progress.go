@@ -19,6 +19,11 @@ func (s *Store) newMeter(op string) *meter {
 	return &meter{op: op, report: s.cfg.Progress, total: make(map[string]int64), done: make(map[string]int64)}
 }
 
+// silentMeter returns a meter of what is reported to nobody.
+func silentMeter() *meter {
+	return &meter{report: func(Progress) {}, done: make(map[string]int64)}
+}
+
 // of returns a function that counts n more bytes of a source. It does not
 // count to the end: that is for finish.
 func (m *meter) of(source string) func(n int64) {

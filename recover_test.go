@@ -259,7 +259,7 @@ func TestStagedBytesAreVerifiedBeforeTheExchange(t *testing.T) {
 	s := w.faulty(t, func(op, p string) error {
 		switch {
 		case op == "sync" && strings.HasSuffix(p, "/new/project-registry.json"):
-			return afero.WriteFile(w.fs, p, []byte("what the disk makes of it"), 0o600)
+			return afero.WriteFile(w.fs, p, []byte("what a disk did!"), 0o600)
 		case op == "rename" && strings.Contains(p, ".atobackup-"), op == "rename" && path.Dir(p) != w.path("backups") && !strings.Contains(p, "snapshots"):
 			moved = append(moved, p)
 		}

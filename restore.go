@@ -50,7 +50,7 @@ type Restoration struct {
 	Stamp       string
 	Restored    []string // names of sources
 	SafetyStamp string   // of the safety snapshot; "" if it was skipped
-	IntegrityOK bool     // reports whether all restored databases passed SQLite's checks in their place
+	IntegrityOK bool     // reports whether the bytes of all restored databases passed SQLite's checks
 	Bytes       int64
 	DryRun      bool
 
@@ -82,13 +82,16 @@ func (r *Restoration) MarshalJSON() ([]byte, error) {
 //
 // The snapshot is validated in full. Then a safety snapshot is taken of what
 // is about to be replaced, which can itself be restored to undo it all. The
-// new files are written beside the old ones, verified, and exchanged for
-// them by renames; then they are read back and checked once more.
+// new files are written beside the old ones, read back and compared with the
+// snapshot, and exchanged for the old ones by renames. What is in place in the
+// end must be the very files that were read, by their identity, size, time and
+// mode; where there is no telling, and of what is a mount point, the bytes in
+// place are read.
 //
 // An error means that the old state is in place, also when ctx is cancelled.
 // The exceptions: [ErrRecoveryPending], when the old state could not be put
-// back, and [ErrDurabilityUnknown], with which the Restoration is returned
-// too. After a crash, [Store.Recover] finishes or undoes what was begun; all
+// back, or somebody has begun to work with the new one, and
+// [ErrDurabilityUnknown], with which the Restoration is returned too. After a crash, [Store.Recover] finishes or undoes what was begun; all
 // other operations that change anything are refused until then.
 func (s *Store) Restore(ctx context.Context, stamp string, opts *RestoreOptions) (*Restoration, error) {
 	if opts == nil {
@@ -121,7 +124,10 @@ func (s *Store) restore(ctx context.Context, stamp string, opts *RestoreOptions)
 		return nil, err
 	}
 	defer ss.close()
-	r := &restorer{session: ss, meter: s.newMeter("restore"), journal: &journal{Format: journalFormat, Stamp: stamp, Phase: phaseDiscard}}
+	r := &restorer{
+		session: ss, meter: s.newMeter("restore"), verified: true,
+		journal: &journal{Format: journalFormat, Stamp: stamp, Phase: phaseDiscard},
+	}
 	defer r.journal.close()
 	return r.run(ctx, stamp, opts)
 }
@@ -134,24 +140,14 @@ type restorer struct {
 	journal  *journal
 	bytes    int64
 	meter    *meter
-	verified bool // all databases passed
+	verified bool // all databases passed SQLite's checks, with the bytes that were staged
 	replaced bool // the new state is in place
 }
 
 // run is a restore: gates, safety snapshot, staging, swap, verification.
 func (r *restorer) run(ctx context.Context, stamp string, opts *RestoreOptions) (*Restoration, error) {
-	report, from, err := r.examine(ctx, stamp, ValidateFull)
+	report, err := r.admit(ctx, stamp, opts)
 	if err != nil {
-		return nil, err
-	}
-	if from == nil {
-		return nil, invalidSnapshot(report.Problems)
-	}
-	if refused := unacceptable(report, opts.Accept); len(refused) > 0 {
-		return nil, invalidSnapshot(refused)
-	}
-	r.from = from
-	if err := r.selectSources(opts.Sources); err != nil {
 		return nil, err
 	}
 	result := &Restoration{Stamp: stamp, Restored: []string{}, Bytes: r.bytes, DryRun: opts.DryRun}
@@ -162,14 +158,8 @@ func (r *restorer) run(ctx context.Context, stamp string, opts *RestoreOptions) 
 		result.IntegrityOK = report.DBOK
 		return result, nil
 	}
-	if err := r.probe(ctx); err != nil {
-		return nil, err
-	}
-	seen := r.look(ctx)
-	if err := r.plan(); err != nil {
-		return nil, err
-	}
-	if err := r.checkSpace(); err != nil {
+	seen, err := r.prepareSwaps(ctx)
+	if err != nil {
 		return nil, err
 	}
 	if !opts.SkipSafetySnapshot {
@@ -181,6 +171,41 @@ func (r *restorer) run(ctx context.Context, stamp string, opts *RestoreOptions) 
 		r.journal.Safety = result.SafetyStamp
 	}
 	err = r.replace(ctx, seen)
+	return r.conclude(ctx, result, err)
+}
+
+// admit refuses a snapshot that is not to be restored, and decides what is put
+// back of one that is.
+func (r *restorer) admit(ctx context.Context, stamp string, opts *RestoreOptions) (*Report, error) {
+	report, from, err := r.examine(ctx, stamp, ValidateFull)
+	if err != nil {
+		return nil, err
+	}
+	if from == nil {
+		return nil, invalidSnapshot(report.Problems)
+	}
+	if refused := unacceptable(report, opts.Accept); len(refused) > 0 {
+		return nil, invalidSnapshot(refused)
+	}
+	r.from = from
+	return report, r.selectSources(opts.Sources)
+}
+
+// prepareSwaps plans the exchange, if the service is not seen to run, and
+// returns what the sources look like now.
+func (r *restorer) prepareSwaps(ctx context.Context) (seen map[string]string, err error) {
+	if err := r.probe(ctx); err != nil {
+		return nil, err
+	}
+	seen = r.look(ctx)
+	if err := r.plan(); err != nil {
+		return nil, err
+	}
+	return seen, r.checkSpace()
+}
+
+// conclude says what came of a restore, given how its exchange ended.
+func (r *restorer) conclude(ctx context.Context, result *Restoration, err error) (*Restoration, error) {
 	if err != nil && (!r.replaced || errors.Is(err, ErrRecoveryPending)) {
 		if result.SafetyStamp != "" {
 			err = fmt.Errorf("%w (the safety snapshot %s stays)", err, result.SafetyStamp)
@@ -189,7 +214,7 @@ func (r *restorer) run(ctx context.Context, stamp string, opts *RestoreOptions) 
 	}
 	result.IntegrityOK = r.verified
 	if err == nil {
-		r.cfg.Logger.InfoContext(ctx, "snapshot restored", "stamp", stamp, "sources", result.Restored, "safety", result.SafetyStamp)
+		r.cfg.Logger.InfoContext(ctx, "snapshot restored", "stamp", result.Stamp, "sources", result.Restored, "safety", result.SafetyStamp)
 	}
 	return result, err
 }
@@ -352,23 +377,31 @@ func (r *restorer) replace(ctx context.Context, seen map[string]string) error {
 		return errors.Join(err, r.discard(r.journal)) // nothing has been exchanged yet
 	}
 	// From here on there is no giving up halfway.
-	uncancelled := context.WithoutCancel(ctx)
-	err = r.forward(uncancelled, r.journal)
-	if err == nil {
-		err = r.verify(ctx)
-	}
-	if err == nil {
-		r.meter.finish()
+	err = r.exchange(ctx)
+	if errors.Is(err, errStranger) { // a log of the new database would be replayed over the old one
+		return r.journal.pending(fmt.Errorf("%w: %w", ErrServiceRunning, err))
 	}
 	if err != nil {
-		if undoErr := r.undo(uncancelled, r.journal); undoErr != nil {
+		if undoErr := r.undo(context.WithoutCancel(ctx), r.journal); undoErr != nil {
 			return r.journal.pending(errors.Join(err, undoErr))
 		}
 		return errors.Join(err, r.discard(r.journal))
 	}
+	r.meter.finish()
 	r.replaced = true
 	r.journal.keepMade()
 	return r.discard(r.journal)
+}
+
+// exchange puts the new state in place, and verifies it.
+func (r *restorer) exchange(ctx context.Context) error {
+	if err := r.forward(context.WithoutCancel(ctx), r.journal); err != nil {
+		return err
+	}
+	if err := r.checkSidecars(); err != nil {
+		return err
+	}
+	return r.verify(ctx)
 }
 
 // discardStaged removes what was staged before anything was exchanged.

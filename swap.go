@@ -82,15 +82,15 @@ func (sw *swap) copied(name rawString) string { return path.Join(sw.Staging, "co
 // Where a name of a swap is to be found.
 type whereabouts struct {
 	inPlace, staged, saved bool
-	empty                  bool // what is in place has no bytes
+	info                   fileInfo // of what is in place
 }
 
 func (sw *swap) whereIs(name rawString) (w whereabouts, err error) {
-	fi, err := sw.dir.lstat(string(name))
-	if err == nil {
-		w.inPlace, w.empty = true, fi.isRegular() && fi.size == 0
-	} else if err = ignoreNotExist(err); err != nil {
-		return w, err
+	w.info, err = sw.dir.lstat(string(name))
+	if w.inPlace = err == nil; !w.inPlace {
+		if err = ignoreNotExist(err); err != nil {
+			return w, err
+		}
 	}
 	if w.staged, err = sw.dir.exists(sw.staged(name)); err != nil {
 		return w, err
@@ -191,12 +191,16 @@ func (sw *swap) stranger(name rawString) error {
 	return fmt.Errorf("%s %w", sw.dir.full(string(name)), errStranger)
 }
 
-// isHarmless reports whether what is at a name is a sidecar without meaning,
-// which a look at the database may have left: an empty one, or the index of a
-// write-ahead log, which is made anew.
+// isHarmless reports whether what is at a name is a sidecar without meaning.
 func (sw *swap) isHarmless(name rawString, w whereabouts) bool {
 	suffix, ok := strings.CutPrefix(string(name), string(sw.Database))
-	return ok && sw.Database != "" && slices.Contains(sidecars, suffix) && (w.empty || suffix == "-shm")
+	return ok && sw.Database != "" && slices.Contains(sidecars, suffix) && w.info.isHarmlessSidecar(suffix)
+}
+
+// isHarmlessSidecar reports whether a sidecar may be what a look at the database
+// has left: an empty one, or the index of a write-ahead log, which is made anew.
+func (fi fileInfo) isHarmlessSidecar(suffix string) bool {
+	return fi.isRegular() && fi.size == 0 || suffix == "-shm"
 }
 
 // forward puts the new entries in place. changed records the swap in the

@@ -33,8 +33,10 @@ type verifier struct {
 
 	meter *meter
 
-	mu    sync.Mutex // members of the crew add to what is wrong with entries
-	wrong map[*entry][]Problem
+	mu     sync.Mutex // members of the crew add to what is known of entries
+	wrong  map[*entry][]Problem
+	sound  []*entry // databases that have passed: see entry.sound
+	unread []error  // what the problems of what could not be read were
 }
 
 func newVerifier(ctx context.Context, d *dir, sources []Source, level Level, m *meter) *verifier {
@@ -48,16 +50,12 @@ func newVerifier(ctx context.Context, d *dir, sources []Source, level Level, m *
 // not having come to the end. What it finds is in the order of the entries,
 // whatever has been examined first.
 func (v *verifier) verify(sources []SourceState, entries manifest) error {
-	ctx, cancel := context.WithCancel(v.ctx)
-	v.ctx = ctx
-	defer v.crew.dismiss()
-	defer cancel()
-	present, err := v.walk(entries)
-	if err != nil {
+	var present map[*entry]bool
+	err := v.run(func() (err error) {
+		present, err = v.walk(entries)
 		return err
-	}
-	v.crew.wait()
-	if err := v.ctx.Err(); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	kinds := make(map[string]Kind)
@@ -79,6 +77,22 @@ func (v *verifier) verify(sources []SourceState, entries manifest) error {
 		v.totals(sources, entries)
 	}
 	return nil
+}
+
+// run waits for the crew to read what walk has handed over.
+func (v *verifier) run(walk func() error) error {
+	ctx, cancel := context.WithCancel(v.ctx)
+	v.ctx = ctx
+	defer v.crew.dismiss()
+	defer cancel()
+	if err := walk(); err != nil {
+		return err
+	}
+	v.crew.wait()
+	for _, e := range v.sound { // by now nobody looks at the entries
+		e.sound = true
+	}
+	return v.ctx.Err()
 }
 
 // walk has every entry examined that is there, and notes what does not belong.
@@ -127,6 +141,14 @@ func (v *verifier) add(e *entry, code Code, detail string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.wrong[e] = append(v.wrong[e], Problem{Code: code, Source: e.source(), Path: string(e.Path), Detail: detail})
+}
+
+// unreadable is add for what the file system would not read.
+func (v *verifier) unreadable(e *entry, err error) {
+	v.add(e, CodeUnreadable, err.Error())
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.unread = append(v.unread, err)
 }
 
 // entry examines one entry that is there, and reports whether its bytes are
@@ -185,7 +207,7 @@ func (h *handful) add(e *entry, at place, fi fileInfo) {
 	if len(h.files) == 0 {
 		here, err := at.dir.sub(".") // the walk will close its own
 		if err != nil {
-			h.verifier.add(e, CodeUnreadable, err.Error())
+			h.unreadable(e, err)
 			return
 		}
 		h.from, h.dir = at.dir, here
@@ -254,15 +276,18 @@ func (v *verifier) content(e *entry, at place, fi fileInfo, read *tally) {
 	}
 	f, info, err := openSeen(at, fi)
 	if err != nil {
-		v.add(e, CodeUnreadable, err.Error())
+		v.unreadable(e, err)
 		return
 	}
 	defer f.Close() // nothing was written
+	if info.size != fi.size {
+		v.add(e, CodeSizeMismatch, "it is being written to")
+	}
 	compare := func() {}
 	if v.level != ValidateStructure && info.size == e.Size && e.SHA256 != "" {
 		compare = func() { v.compareHash(e, f, read.count) }
 	}
-	if e.Type != typeDatabase {
+	if e.Type != typeDatabase || e.sound {
 		compare()
 		return
 	}
@@ -279,6 +304,17 @@ func (v *verifier) content(e *entry, at place, fi fileInfo, read *tally) {
 	}
 	for _, p := range problems {
 		v.add(e, p.Code, p.Detail)
+	}
+	v.passed(e)
+}
+
+// passed notes a database whose bytes were compared and checked in full, unless
+// something is wrong with it.
+func (v *verifier) passed(e *entry) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.level == ValidateFull && e.SHA256 != "" && len(v.wrong[e]) == 0 && v.ctx.Err() == nil {
+		v.sound = append(v.sound, e)
 	}
 }
 
@@ -304,7 +340,7 @@ func openSeen(at place, fi fileInfo) (afero.File, fileInfo, error) {
 func (v *verifier) compareHash(e *entry, f afero.File, read func(n int64)) {
 	hash := sha256.New()
 	if _, err := copyBytes(v.ctx, hash, io.NewSectionReader(f, 0, e.Size), read); err != nil {
-		v.add(e, CodeUnreadable, err.Error())
+		v.unreadable(e, err)
 	} else if hex.EncodeToString(hash.Sum(nil)) != e.SHA256 {
 		v.add(e, CodeChecksumMismatch, "")
 	}

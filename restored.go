@@ -1,0 +1,178 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+)
+
+// How a restore verifies. What it has staged it reads back, all of it, once
+// that is durable. What is in place in the end has to be the very files that
+// were read then. Where there is no telling, or where they had to be copied
+// once more, what is in place is read.
+//
+// Bytes with the SHA-256 of the manifest need no second look by SQLite: those
+// of the snapshot had one, moments ago.
+
+// verifyStaged reads back what was staged.
+func (r *restorer) verifyStaged(ctx context.Context) error {
+	if err := r.compare(ctx, func(sw *swap) string { return path.Join(sw.Staging, "new") }); err != nil {
+		return fmt.Errorf("verify what was staged: %w", err)
+	}
+	for _, sw := range r.journal.Swaps {
+		if err := sw.setFinalModes(); err != nil {
+			return fmt.Errorf("stage source %q: %w", sw.Source, err)
+		}
+	}
+	return nil
+}
+
+// setFinalModes takes from their owner the permission to read what was staged,
+// where the snapshot says so.
+func (sw *swap) setFinalModes() error {
+	for i, e := range slices.Backward(sw.entries) { // of directories last
+		if e.Type == typeLink || e.perm()&e.leastPerm() == e.leastPerm() {
+			continue
+		}
+		to := sw.staged(rawString(e.name))
+		if err := sw.dir.setAttributes(to, e.perm(), e.MTime); err != nil {
+			return err
+		}
+		fi, err := sw.dir.lstat(to)
+		if err != nil {
+			return err
+		}
+		sw.entries[i].seen = &fi
+	}
+	return nil
+}
+
+// verify sees to it that what is in place is what the snapshot has.
+func (r *restorer) verify(ctx context.Context) error {
+	if err := r.checkRoots(); err != nil {
+		return err
+	}
+	if err := r.compare(ctx, func(*swap) string { return "." }); err != nil {
+		return fmt.Errorf("verify what is in place: %w", err)
+	}
+	return nil
+}
+
+// compare compares the entries of all swaps with what there is in one of their
+// directories: files that are not those that were compared before by their
+// bytes, side by side.
+func (r *restorer) compare(ctx context.Context, in func(sw *swap) string) error {
+	v := newVerifier(ctx, r.root, nil, ValidateFull, r.meter)
+	err := v.run(func() error {
+		for _, sw := range r.journal.Swaps {
+			if err := v.compareSwap(sw, in(sw)); err != nil {
+				return fmt.Errorf("source %q: %w", sw.Source, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return r.judge(v)
+}
+
+// compareSwap has a crew read what it must of the entries of a swap.
+func (v *verifier) compareSwap(sw *swap, in string) error {
+	root, err := sw.dir.sub(in)
+	if err != nil {
+		return err
+	}
+	defer root.close()
+	to := trail{root: root}
+	defer to.close()
+	h := handful{verifier: v}
+	for i := range sw.entries {
+		if err := v.ctx.Err(); err != nil {
+			return err
+		}
+		e := &sw.entries[i]
+		at, err := to.at(e.name)
+		if err != nil {
+			return err
+		}
+		fi, err := at.lstat()
+		if err != nil {
+			return err
+		}
+		if v.entry(e.entry, at, fi) && !(e.seen != nil && fi.isStill(*e.seen)) {
+			h.add(e.entry, at, fi)
+		}
+		if e.seen != nil && fi.mode != e.seen.mode {
+			v.add(e.entry, CodeTypeMismatch, fmt.Sprintf("%v, and not %v", fi.mode, e.seen.mode))
+		}
+		e.seen = &fi
+	}
+	h.flush()
+	return nil
+}
+
+// judge joins what is wrong with the entries. What is wrong with a database
+// whose bytes are those of the snapshot may have been accepted; but then, and
+// of files that were copied as they lay, it cannot be said that all passed.
+func (r *restorer) judge(v *verifier) error {
+	var refused []Problem
+	for _, sw := range r.journal.Swaps {
+		for _, e := range sw.entries {
+			problems := v.wrong[e.entry]
+			if len(problems) > 0 || e.Type == typeRaw {
+				r.verified = false
+			}
+			refused = append(refused, slices.DeleteFunc(problems, r.isAccepted)...)
+		}
+	}
+	return errors.Join(joinProblems(refused), errors.Join(v.unread...))
+}
+
+// isAccepted reports whether a problem that SQLite's checks have found was
+// found when the snapshot was taken, too: it would not have come to be restored
+// if that had not been accepted.
+func (r *restorer) isAccepted(p Problem) bool {
+	return (p.Code == CodeDatabaseCorrupt || p.Code == CodeCheckFailed) && r.from.snapshot.recorded(p)
+}
+
+// checkSidecars returns errStranger for files beside the databases in place
+// that would change what is read from them. It is for a restore that has just
+// made its exchange: later, they may be those of the service.
+func (r *restorer) checkSidecars() error {
+	for _, sw := range r.journal.Swaps {
+		if err := sw.checkSidecars(); err != nil {
+			return fmt.Errorf("source %q: %w", sw.Source, err)
+		}
+	}
+	return nil
+}
+
+func (sw *swap) checkSidecars() error {
+	ours := make(map[string]bool, len(sw.entries))
+	for _, e := range sw.entries {
+		ours[e.name] = true
+	}
+	for _, e := range sw.entries {
+		if e.Type != typeDatabase && e.name != string(sw.Database) {
+			continue
+		}
+		for _, suffix := range sidecars {
+			name := e.name + suffix
+			fi, err := sw.dir.lstat(name)
+			if errors.Is(err, fs.ErrNotExist) || ours[name] {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if !fi.isHarmlessSidecar(suffix) {
+				return sw.stranger(rawString(name))
+			}
+		}
+	}
+	return nil
+}
