@@ -99,7 +99,8 @@ type Source struct {
 	DB *sql.DB
 
 	// Check is the host's own test of a copy of a Database, after SQLite's:
-	// conn is open on the copy, read-only. A safety snapshot is not put to
+	// conn is open on the copy, read-only. Those of several sources are
+	// called one after the other, in any order. A safety snapshot is not put to
 	// it, as there must be a way back. It must not call the Store: see
 	// [Config].Progress. If nil, SQLite's checks suffice.
 	Check func(ctx context.Context, conn *sqlite3.Conn) error

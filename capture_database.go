@@ -179,8 +179,9 @@ func (c *capture) copyRaw(ctx context.Context, t *target, from place, to, why st
 }
 
 // record adds the entry of a database's copy, which SQLite may have written in
-// an order of its own, so that there is no sum yet. In a safety snapshot a copy that fails SQLite's checks is
-// taken back, as it would be no way to undo a restore.
+// an order of its own, so that there is no sum yet. In a safety snapshot a copy
+// that fails SQLite's checks is taken back: it would be no way to undo a
+// restore.
 func (c *capture) record(ctx context.Context, to string, fi fileInfo, sum string) error {
 	f, written, err := c.out.open(to)
 	if err != nil {

@@ -147,7 +147,8 @@
 //     byte, what this package writes. No symbolic link is followed out of a
 //     snapshot or a tree; pipes and devices are never opened.
 //   - A malformed database does not take the host down, and does not keep it
-//     past the end of the context.
+//     past the end of the context (but for one made for that purpose: see
+//     below).
 //   - Memory is bounded by the number of files, not by their bytes.
 //   - Errors name paths and codes, and never quote files. (What SQLite finds
 //     names tables and indexes.) They match the variables and the [Code]
@@ -264,7 +265,12 @@
 //     TestSpecialFileInASnapshotBlocksNobody, FuzzMetadata, FuzzManifest,
 //     FuzzJournal, FuzzParseStamp.
 //   - Write all the while: TestLoadEachPageIsCopiedOnce,
-//     TestLoadDatabasesAreNotTorn, BenchmarkCommit.
+//     TestLoadDatabasesAreNotTorn, TestCloneUnderWritersIsConsistent,
+//     TestCloneEqualsTheOnlineBackup, BenchmarkCommit.
+//   - Share with an earlier snapshot: TestOnlyUnchangedFilesAreLinked,
+//     TestFileThatIsTooNewIsReadAgain,
+//     TestFileChangedByAClockThatWasSetBackIsReadAgain,
+//     TestUnchangedFileIsClonedFromTheSnapshot, TestSnapshotOfClonesStaysAsItIs.
 //   - Do without Recover after a crash, or call it too early:
 //     TestRecoverKeepsWhatAServiceMade,
 //     TestRecoverWaitsForFileSystemsToBeMounted,

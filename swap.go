@@ -112,6 +112,25 @@ func (sw *swap) findStrangers(ctx context.Context, undo, complete bool) error {
 	for _, name := range sw.New {
 		isNew[name] = true
 	}
+	if err := sw.findOldStrangers(ctx, isNew); err != nil {
+		return err
+	}
+	worked, err := sw.findWorkedWith(ctx)
+	if err != nil {
+		return err
+	}
+	if worked != "" && !complete {
+		return sw.stranger(worked)
+	}
+	if sw.Database == "" {
+		return nil
+	}
+	return sw.findStrangeSidecars(isNew[sw.Database], undo)
+}
+
+// findOldStrangers looks at the names of old entries: who is there may only be
+// the old one itself, or the new one.
+func (sw *swap) findOldStrangers(ctx context.Context, isNew map[rawString]bool) error {
 	for i, name := range sw.Old {
 		w, err := sw.whereIs(name)
 		if err != nil {
@@ -128,19 +147,16 @@ func (sw *swap) findStrangers(ctx context.Context, undo, complete bool) error {
 			return sw.stranger(name)
 		}
 	}
-	if worked, err := sw.findWorkedWith(ctx); err != nil {
-		return err
-	} else if worked != "" && !complete {
-		return sw.stranger(worked)
-	}
-	if sw.Database == "" {
-		return nil
-	}
+	return nil
+}
+
+// findStrangeSidecars looks beside the database, old or new.
+func (sw *swap) findStrangeSidecars(hasNew, undo bool) error {
 	db, err := sw.whereIs(sw.Database)
 	if err != nil {
 		return err
 	}
-	replaced := isNew[sw.Database] && !db.staged && db.inPlace
+	replaced := hasNew && !db.staged && db.inPlace
 	for _, suffix := range sidecars {
 		name := sw.Database + rawString(suffix)
 		w, err := sw.whereIs(name)
