@@ -169,13 +169,14 @@ func (c *capture) scan(ctx context.Context, t *target) error {
 		}
 		t.files++
 		t.bytes += fi.size
-		if _, e := c.unchanged(t, path.Join(t.Name, name), fi); e != nil || c.canClone(fi) {
+		_, same := c.unchanged(t, path.Join(t.Name, name), fi)
+		if same != nil || c.canClone(fi) {
 			t.shared += fi.size
 		}
 		if err := c.held.check(at); err != nil {
 			return err
 		}
-		if !fi.isRegular() || len(t.databases) == maxPins || t.Quiesce != nil {
+		if same != nil || !fi.isRegular() || len(t.databases) == maxPins || t.Quiesce != nil {
 			return nil
 		}
 		isDB, err := hasDatabaseHeader(at, fi)

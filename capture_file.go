@@ -27,7 +27,7 @@ func hasDatabaseHeader(at place, fi fileInfo) (bool, error) {
 	if fi.size < leastDatabase {
 		return false, nil
 	}
-	f, _, err := at.open()
+	f, _, err := openSeen(at, fi)
 	if errors.Is(err, errNotRegular) {
 		return false, nil
 	}
