@@ -60,6 +60,10 @@ func TestProblemsAreCut(t *testing.T) {
 		t.Errorf("%d lines, want 21", got)
 	}
 	contains(t, b.String(), "and 2 problems more: see -json")
+
+	b.Reset()
+	writeProblems(&b, []backup.Problem{{Code: backup.CodeDatabaseCorrupt, Detail: strings.Repeat("page\n", 99) + "page"}})
+	contains(t, b.String(), "and 96 lines more: see -json")
 }
 
 // A screen is one line of a terminal.

@@ -114,15 +114,20 @@ func codes(problems []backup.Problem) []string {
 	return slices.Compact(found)
 }
 
-// writeProblems lists problems, as many as one can read.
+// writeProblems lists problems, as many as one can read. SQLite may have a
+// hundred lines on one database.
 func writeProblems(w io.Writer, problems []backup.Problem) {
-	const most = 20
+	const most, mostLines = 20, 4
 	for i, p := range problems {
 		if i == most {
 			fmt.Fprintf(w, "  and %s more: see -json\n", count(len(problems)-i, "problem"))
 			return
 		}
-		fmt.Fprintf(w, "  %s\n", strings.ReplaceAll(p.Error(), "\n", "\n    "))
+		lines := strings.Split(p.Error(), "\n")
+		if more := len(lines) - mostLines; more > 0 {
+			lines = append(lines[:mostLines], fmt.Sprintf("and %s more: see -json", count(more, "line")))
+		}
+		fmt.Fprintf(w, "  %s\n", strings.Join(lines, "\n    "))
 	}
 }
 
