@@ -9,10 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newBatch uses syncfs(2). What fails to be written is reported to whoever had
+// newBatch uses syncfs(2), where that is known to sync: a file system of FUSE is
+// not told of it. What fails to be written is reported to whoever had
 // the file system open by then, as d has from now on.
 func newBatch(d *dir) (batch, error) {
-	if !syncfsReportsErrors() {
+	if !syncfsReportsErrors() || !d.isOfTheKernel() {
 		return nil, nil
 	}
 	f, err := d.handle()

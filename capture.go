@@ -14,14 +14,16 @@ import (
 // A target is a source as it lies on the file system.
 type target struct {
 	*Source
-	place                 // its name is "." for a tree; no directory if it is missing
-	files     int         // how many it will be, about
-	bytes     int64       // what it has, about
-	shared    int64       // of these, what takes no space, as far as can be told
-	layout    *treeLayout // of a tree
-	databases []place     // of a tree, the ones to pin before anything is copied
-	skipped   []string    // of a tree, what is neither file, directory nor link
-	release   func()      // ends its quiescence
+	place                    // its name is "." for a tree; no directory if it is missing
+	files        int         // how many it will be, about
+	bytes        int64       // what it has, about
+	free         int64       // of these, what takes no space, as far as can be told
+	layout       *treeLayout // of a tree
+	device       any         // of a tree, on which it begins
+	tellsChanges bool        // of a tree: see dir.tellsChanges
+	databases    []place     // of a tree, the ones to pin before anything is copied
+	skipped      []string    // of a tree, what is neither file, directory nor link
+	release      func()      // ends its quiescence
 }
 
 // maxPins bounds the databases within trees that are pinned together, each
@@ -38,11 +40,12 @@ type capture struct {
 	clones   bool               // can be made where the snapshots are
 	device   any                // which is there
 	previous map[string]*loaded // by source: see findPrevious
+	apart    map[string]bool    // paths that are not to be shared all the same
 
 	out *dir // the directory of the new one
 
-	written trail // in out
-	shared  trail // in an earlier snapshot
+	written    trail // in out
+	sharedWith trail // in an earlier snapshot
 
 	held heldFiles
 
@@ -107,9 +110,11 @@ func (c *capture) locateTree(ctx context.Context, t *target) (err error) {
 	if t.dir, err = openDir(c.cfg.Fs, t.Path); err != nil {
 		return err
 	}
-	if here, err := t.dir.lstat("."); err != nil || t.layout.isStore(here) {
+	here, err := t.dir.lstat(".")
+	if err != nil || t.layout.isStore(here) {
 		return errors.Join(err, errors.New("it is the store itself by another name"))
 	}
+	t.device, t.tellsChanges = here.device(), t.dir.tellsChanges()
 	return c.scan(ctx, t)
 }
 
@@ -127,7 +132,7 @@ func (c *capture) locateFile(t *target) (err error) {
 	t.bytes = fi.size
 	if t.DB == nil {
 		if c.canClone(fi) {
-			t.shared = fi.size
+			t.free = fi.size
 		}
 		if err := c.held.checkDatabase(t.place); err != nil {
 			return err
@@ -169,9 +174,9 @@ func (c *capture) scan(ctx context.Context, t *target) error {
 		}
 		t.files++
 		t.bytes += fi.size
-		_, same := c.unchanged(t, path.Join(t.Name, name), fi)
+		_, same := c.earlier(t, path.Join(t.Name, name), fi)
 		if same != nil || c.canClone(fi) {
-			t.shared += fi.size
+			t.free += fi.size
 		}
 		if err := c.held.check(at); err != nil {
 			return err
@@ -206,7 +211,7 @@ func (c *capture) canClone(fi fileInfo) bool {
 func (c *capture) space() int64 {
 	var sum int64
 	for _, t := range c.targets {
-		sum += t.bytes - t.shared
+		sum += t.bytes - t.free
 	}
 	return sum
 }
@@ -234,6 +239,9 @@ func (c *capture) run(ctx context.Context) error {
 			return fmt.Errorf("source %q: %w", t.Name, err)
 		}
 	}
+	if err := c.out.checkSpace(c.space()); err != nil { // by now it is known what can be cloned
+		return err
+	}
 	for _, ofDatabases := range []bool{true, false} {
 		for _, t := range c.targets {
 			if (t.Kind == Database) != ofDatabases || t.dir == nil {
@@ -252,13 +260,13 @@ func (c *capture) run(ctx context.Context) error {
 // what is open.
 func (c *capture) release() {
 	c.written.close()
-	c.shared.close()
+	c.sharedWith.close()
 	for _, p := range c.pins {
 		p.close()
 	}
 	clear(c.pins)
 	for _, release := range c.releases {
-		release()
+		defer release() // all of them, if one panics
 	}
 }
 
@@ -279,9 +287,15 @@ func (c *capture) pinTarget(ctx context.Context, t *target) error {
 		}
 	}
 	for _, db := range databases {
+		if !c.lenient {
+			foldLog(ctx, db) // again: Quiesce may have taken its time
+		}
 		p, err := pinDatabase(ctx, db, c.cfg.BusyTimeout)
 		if err == nil {
 			c.pins[db.full()] = p
+			if !p.still && c.canClone(p.info) {
+				t.free -= p.info.size // it will be copied page by page
+			}
 			continue
 		}
 		c.unpinned[db.full()] = true

@@ -291,11 +291,12 @@ func (c *capture) tryCopyFile(ctx context.Context, t *target, from place, to str
 	}
 	var done copied
 	err = out.dir.createFile(out.name, func(dst afero.File) error {
-		if done, err = copyHashed(ctx, dst, src, before.size, c.moved(t)); err != nil {
+		created, err := dst.Stat()
+		if err != nil {
 			return err
 		}
-		written, err := dst.Stat()
-		done.at = written.ModTime()
+		done, err = copyHashed(ctx, dst, src, before.size, c.moved(t))
+		done.begun = created.ModTime()
 		return err
 	})
 	if err != nil {
@@ -303,20 +304,18 @@ func (c *capture) tryCopyFile(ctx context.Context, t *target, from place, to str
 	}
 	e = entry{Path: rawString(to), Type: kind, Size: done.size, SHA256: done.sha256}
 	e.setAttributes(before)
-	stable, err = c.isOfOneInstant(ctx, &e, f, before, out, done)
+	stable, err = t.isOfOneInstant(ctx, &e, f, before, out, done)
 	if err != nil {
 		err = errors.Join(err, out.remove())
 	}
 	return e, stable, err
 }
 
-// settled reports whether a file was last changed so long before now, a time
-// of the file system's clock, that whoever writes to it afterwards leaves
-// another time: a write within the same tick of the clock leaves the times as
-// they were.
-func (fi fileInfo) settled(now time.Time) bool {
-	const tick = 2 * time.Second // FAT's, the coarsest
-	return now.Sub(fi.mtime).Abs() > tick && now.Sub(fi.ctime).Abs() > tick
+// isOlder reports whether a file was last changed so long before then, a time
+// of the file system's clock. (Anybody may have set its time of modification, to
+// one that is yet to come, too.)
+func (fi fileInfo) isOlder(age time.Duration, then time.Time) bool {
+	return then.Sub(fi.mtime).Abs() > age && then.Sub(fi.ctime) > age
 }
 
 // refuseHidden refuses a file that does not tell its size; in a tree, it is
@@ -360,13 +359,15 @@ func hidesSize(f afero.File, src io.ReaderAt, info fileInfo) (bool, error) {
 // isOfOneInstant reports whether a file was copied as it was at one instant.
 // What counts is the file that was opened: if another one has its name by now,
 // it was whole before.
-func (c *capture) isOfOneInstant(ctx context.Context, e *entry, f afero.File, before fileInfo, out place, done copied) (bool, error) {
+func (t *target) isOfOneInstant(ctx context.Context, e *entry, f afero.File, before fileInfo, out place, done copied) (bool, error) {
 	now, err := f.Stat()
 	if err != nil {
 		return false, sourceError{err}
 	}
-	if done.size == before.size && newFileInfo(now).unchanged(before) && before.settled(done.at) {
-		e.setIdentity(before)
+	// A write within the same tick of the clock leaves the times as they were.
+	const tick = 2 * time.Second // FAT's, the coarsest
+	if done.size == before.size && newFileInfo(now).unchanged(before) && before.isOlder(tick, done.begun) {
+		t.identify(e, before, done.begun)
 		return true, nil
 	}
 	same, err := readsTheSame(ctx, e, sourceAt{f}, out, done)

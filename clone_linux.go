@@ -43,7 +43,7 @@ func cloneFile(dst afero.File, src io.ReaderAt, size int64) (bool, error) {
 		return false, nil
 	}
 	if err := unix.IoctlFileClone(int(to.Fd()), int(from.Fd())); err != nil {
-		return false, nil // other file systems, most of them, or a swap file: to be copied
+		return false, to.Truncate(0) // other file systems, most of them, or a swap file: to be copied
 	}
 	fi, err := to.Stat()
 	if err == nil && fi.Size() > size {

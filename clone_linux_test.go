@@ -604,7 +604,7 @@ func TestSnapshotOfClonesStaysAsItIs(t *testing.T) {
 func TestUnchangedFileIsClonedFromTheSnapshot(t *testing.T) {
 	w := xfsWorld(t)
 	w.write(t, "live/f", oldContent)
-	untilOlder(t, w, "live/f")
+	waitUntilOld(t, w, "live/f")
 	s := w.store(t, withSources(w.treeSource("live")))
 	first := mustCreate(t, s)
 	second := mustCreate(t, s)
@@ -626,5 +626,60 @@ func TestUnchangedFileIsClonedFromTheSnapshot(t *testing.T) {
 		if err := s.Delete(t.Context(), snap.Stamp); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// fill leaves so much room on the world's file system.
+func (w *world) fill(t *testing.T, leave int64) {
+	t.Helper()
+	f, err := os.Create(w.path("filler"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close() // it has no content
+	for size := int64(0); ; {
+		if err := unix.Syncfs(int(f.Fd())); err != nil { // XFS frees what was removed when it has the time
+			t.Fatal(err)
+		}
+		var st unix.Statfs_t
+		if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
+			t.Fatal(err)
+		}
+		more := int64(st.Bavail)*st.Bsize - leave
+		if more <= 1<<20 {
+			return
+		}
+		if err := unix.Fallocate(int(f.Fd()), 0, size, more); err != nil {
+			t.Fatal(err)
+		}
+		size += more
+	}
+}
+
+// What can be a clone needs no room, neither to be copied nor to be restored.
+func TestClonesNeedNoSpace(t *testing.T) {
+	w := xfsWorld(t)
+	w.bookkeeping(t, "app.db", "wal", 64)
+	w.write(t, "live/f", strings.Repeat("x", 64<<20))
+	w.fill(t, 40<<20)
+	s := w.store(t, withSources(w.database("app.db"), w.treeSource("live")))
+	snap := mustCreate(t, s)
+	w.restore(t, s, snap.Stamp)
+	mustBeValid(t, s, snap.Stamp)
+}
+
+// A database that a reader keeps from being a clone needs all of its size. The
+// service's own disk is not to be filled to find that out.
+func TestDatabaseThatIsNoCloneNeedsSpace(t *testing.T) {
+	w := xfsWorld(t)
+	w.bookkeeping(t, "app.db", "wal", 64)
+	service := w.connect(t, "app.db")
+	mustExec(t, service, bookEntry)
+	mustExec(t, w.connect(t, "app.db"), "BEGIN; "+bookCount)
+	mustExec(t, service, bookEntry)
+	w.fill(t, 40<<20)
+	_, err := w.store(t, withSources(w.database("app.db"))).Create(t.Context(), nil)
+	if !errors.Is(err, backup.ErrNoSpace) {
+		t.Errorf("got %v, want %v", err, backup.ErrNoSpace)
 	}
 }

@@ -50,7 +50,7 @@ type copied struct {
 	size   int64     // bytes
 	sha256 string    // of what was read
 	cloned bool      // it shares the blocks of the source as they were at first
-	at     time.Time // when it was last written to, by the clock of its file system
+	begun  time.Time // by the clock of the file system that it is on
 }
 
 // copyPlain copies the first size bytes of src to dst, which is empty, or as
@@ -88,7 +88,7 @@ func copyHashed(ctx context.Context, dst afero.File, src io.ReaderAt, size int64
 // A hashBeside hashes what is written to it on another core, while the writer
 // goes on to read and write the next.
 type hashBeside struct {
-	hash.Hash
+	sum   hash.Hash
 	queue chan []byte   // nil: what is written is hashed at once
 	done  chan struct{} // closed when the queue has been hashed
 }
@@ -97,7 +97,7 @@ type hashBeside struct {
 func newHashBeside(size int64) *hashBeside {
 	const worthwhile = 64 << 10 // bytes
 	const ahead = 3             // buffers; the hash is what takes longest
-	h := &hashBeside{Hash: sha256.New()}
+	h := &hashBeside{sum: sha256.New()}
 	if size < worthwhile {
 		return h
 	}
@@ -105,7 +105,7 @@ func newHashBeside(size int64) *hashBeside {
 	go func() {
 		defer close(h.done)
 		for p := range h.queue {
-			h.Hash.Write(p) // never fails: see package hash
+			h.sum.Write(p) // never fails: see package hash
 			copyBuffers.Put((*[copyBuffer]byte)(p[:copyBuffer]))
 		}
 	}()
@@ -115,7 +115,7 @@ func newHashBeside(size int64) *hashBeside {
 // Write takes at most copyBuffer bytes, as copyBytes writes them.
 func (h *hashBeside) Write(p []byte) (int, error) {
 	if h.queue == nil {
-		return h.Hash.Write(p)
+		return h.sum.Write(p)
 	}
 	buf := copyBuffers.Get().(*[copyBuffer]byte) // p is the writer's
 	h.queue <- buf[:copy(buf[:], p)]
@@ -128,7 +128,7 @@ func (h *hashBeside) end() string {
 		close(h.queue)
 		<-h.done
 	}
-	return hex.EncodeToString(h.Sum(nil))
+	return hex.EncodeToString(h.sum.Sum(nil))
 }
 
 // An earlyWriter writes to a new file, and has the disk begin with what has

@@ -98,8 +98,13 @@ func (w *world) mutate(t *testing.T) {
 func (w *world) crashStore(t *testing.T) *backup.Store {
 	return w.store(t, func(cfg *backup.Config) {
 		cfg.BusyTimeout = time.Nanosecond
+		fsys := bootedFs{FS: w.crashFs()}
+		if w.links {
+			fsys.boot = "this one"
+		}
+		cfg.Fs = fsys
 		if w.atOnce {
-			cfg.Fs = syncsAtOnce{w.crashFs()}
+			cfg.Fs = syncsAtOnce{fsys}
 		}
 		cfg.Sources = []backup.Source{
 			{Name: "app", Kind: backup.Database, Path: w.path("data/app.db")},
@@ -114,15 +119,23 @@ func (w *world) crashStore(t *testing.T) *backup.Store {
 func slowFs() *crashfs.FS {
 	now := start
 	return crashfs.New(crashfs.Options{Now: func() time.Time {
-		now = now.Add(10 * time.Second)
+		now = now.Add(time.Hour)
 		return now
 	}})
 }
 
 // A syncsAtOnce is a file system with one sync for all of it, as Linux has.
-type syncsAtOnce struct{ *crashfs.FS }
+type syncsAtOnce struct{ bootedFs }
 
 func (fsys syncsAtOnce) SyncFS() error { return fsys.SyncAll() }
+
+// A bootedFs is a file system that tells when its system was started.
+type bootedFs struct {
+	*crashfs.FS
+	boot string
+}
+
+func (fsys bootedFs) BootID() string { return fsys.boot }
 
 // on returns the world on another file system.
 func (w *world) on(fsys afero.Fs) *world {

@@ -33,8 +33,8 @@ type CreateOptions struct {
 type createRequest struct {
 	CreateOptions
 	sources []Source
-	lenient bool // see capture
-	apart   bool // it shares nothing with an earlier one
+	lenient bool            // see capture
+	apart   map[string]bool // paths that it shares with no earlier one
 }
 
 // Create takes a snapshot of every source that is not OnRequest, and of
@@ -135,15 +135,20 @@ func (s *Store) precheck(ctx context.Context, req createRequest) error {
 }
 
 // create takes a snapshot. If what it shares with an earlier one has come to
-// be damaged there, it takes another that shares nothing.
+// be damaged there, it takes another that does not share that.
 func (ss *session) create(ctx context.Context, req createRequest) (*Snapshot, error) {
-	snap, err := ss.createOnce(ctx, req)
-	if errors.Is(err, errSharedDamage) {
-		ss.cfg.Logger.WarnContext(ctx, "an earlier snapshot is damaged: what has not changed since is copied anew", "error", err)
-		req.apart = true
-		snap, err = ss.createOnce(ctx, req)
+	req.apart = make(map[string]bool)
+	for {
+		snap, err := ss.createOnce(ctx, req)
+		damage, ok := errors.AsType[sharedDamage](err)
+		if !ok {
+			return snap, err
+		}
+		ss.cfg.Logger.WarnContext(ctx, "an earlier snapshot is damaged: what it has of some files is not used", "error", err)
+		for _, path := range damage.paths {
+			req.apart[path] = true
+		}
 	}
-	return snap, err
 }
 
 // createOnce takes a snapshot: measure, claim a name, copy, seal.
@@ -176,7 +181,7 @@ func (ss *session) createOnce(ctx context.Context, req createRequest) (snap *Sna
 	}
 	m := &metadata{
 		Format: metadataFormat, Stamp: stamp, Origin: req.Origin, Pinned: req.Pin, Labels: req.Labels,
-		Level: req.Level, Sources: ss.states(c), PosixNames: c.entries.posixNames(),
+		Level: req.Level, Sources: ss.states(c), PosixNames: c.entries.posixNames(), Boot: ss.snapshots.bootID(),
 	}
 	m.CreatedAt = now.UTC().Round(0)
 	if err := ss.writeManifest(out, c.entries, m); err != nil {
@@ -195,7 +200,7 @@ func notRemoved(err error) error {
 
 func (s *Store) newCapture(req createRequest) *capture {
 	return &capture{
-		Store: s, lenient: req.lenient, held: findHeldFiles(), meter: s.newMeter("create"),
+		Store: s, lenient: req.lenient, apart: req.apart, held: findHeldFiles(), meter: s.newMeter("create"),
 		pins: make(map[string]*pin), unpinned: make(map[string]bool),
 	}
 }
@@ -208,10 +213,8 @@ func (ss *session) measure(ctx context.Context, c *capture, req createRequest) (
 			return err
 		}
 	}
-	if !req.apart {
-		if c.previous, err = ss.findPrevious(ctx, c.clones, req.sources); err != nil {
-			return err
-		}
+	if c.previous, err = ss.findPrevious(ctx, c.clones, req.sources); err != nil {
+		return err
 	}
 	if err := c.locateSources(ctx, req.sources); err != nil {
 		return err
@@ -222,7 +225,7 @@ func (ss *session) measure(ctx context.Context, c *capture, req createRequest) (
 			c.meter.total[t.Name] *= 2 // it is read back
 		}
 	}
-	return ss.checkSpace(c.space())
+	return ss.snapshots.checkSpace(c.space())
 }
 
 func (c *capture) close() {
@@ -246,13 +249,13 @@ func (s *Store) states(c *capture) []SourceState {
 	return states
 }
 
-// checkSpace compares what is needed with what is free, where the file
-// system can tell.
-func (ss *session) checkSpace(need int64) error {
-	free, ok := ss.snapshots.free()
+// checkSpace compares what is needed in a directory with what is free there,
+// where the file system can tell.
+func (d *dir) checkSpace(need int64) error {
+	free, ok := d.free()
 	const margin = 1 << 20 // manifest, metadata, directories
 	if ok && free < need+margin {
-		return fmt.Errorf("%w in %s: %d bytes are needed, %d are free", ErrNoSpace, ss.snapshots.base, need+margin, free)
+		return fmt.Errorf("%w in %s: %d bytes are needed, %d are free", ErrNoSpace, d.base, need+margin, free)
 	}
 	return nil
 }

@@ -159,15 +159,15 @@ func (c *crew) together(tasks ...func()) {
 			}
 		})
 	}
-	func() {
-		defer close(over)
-		work()
+	defer func() { // also in a panic
+		close(over)
+		if c.slots != nil {
+			<-c.slots // for who may help the helpers
+			defer func() { c.slots <- struct{}{} }()
+		}
+		helpers.Wait()
 	}()
-	if c.slots != nil {
-		<-c.slots // for who may help the helpers
-		defer func() { c.slots <- struct{}{} }()
-	}
-	helpers.Wait()
+	work()
 }
 
 // runAlone runs work as a member, for who has no calls to answer.

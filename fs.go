@@ -492,6 +492,23 @@ func (d *dir) device() (any, error) {
 	return filepath.VolumeName(d.base), err
 }
 
+// bootID names the time since the system that has the directory was started,
+// or is "".
+func (d *dir) bootID() string {
+	if d.native {
+		return bootID()
+	}
+	if f, ok := d.fs.(interface{ BootID() string }); ok {
+		return f.BootID()
+	}
+	return ""
+}
+
+// tellsChanges reports whether a file that was written to can be told by its
+// times, while the system runs. A server may have a clock of its own, and some
+// file systems let anybody set all times.
+func (d *dir) tellsChanges() bool { return !d.native || d.isOfTheKernel() }
+
 // free returns how many bytes may still be written, where that can be told.
 func (d *dir) free() (int64, bool) {
 	if d.native {

@@ -3,15 +3,14 @@
 package backup
 
 import (
-	"errors"
 	"io/fs"
-	"os"
 	"time"
 )
 
 const (
 	oNonblock        = 0
 	syncsDirectories = false // a directory handle cannot be flushed
+	locksForbid      = true  // to read what another has locked
 )
 
 // device returns nil: there is no telling.
@@ -19,11 +18,6 @@ func (fi fileInfo) device() any { return nil }
 
 // identity returns zeros: neither is to be had.
 func identity(fs.FileInfo) (inode uint64, changed time.Time) { return 0, time.Time{} }
-
-// linkNative links nothing: what has no inode is never known to be unchanged.
-func linkNative(from, to place) error {
-	return &os.LinkError{Op: "link", Old: from.full(), New: to.full(), Err: errors.ErrUnsupported}
-}
 
 // sameOwner returns true: who creates a file owns it.
 func (fi fileInfo) sameOwner(fileInfo) bool { return true }

@@ -5,15 +5,13 @@ package backup
 import (
 	"errors"
 	"io/fs"
-	"os"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
 	oNonblock        = syscall.O_NONBLOCK
 	syncsDirectories = true
+	locksForbid      = false // what has locked a part of a file keeps nobody from reading it
 )
 
 // device returns what identifies the file system that the file is on, or nil.
@@ -25,24 +23,6 @@ func (fi fileInfo) device() any {
 		return uint64(st.Dev)
 	}
 	return nil
-}
-
-// linkNative gives the file at from another name. A symbolic link is not
-// followed: see linkat(2).
-func linkNative(from, to place) error {
-	old, err := from.dir.handle()
-	if err != nil {
-		return err
-	}
-	new, err := to.dir.handle()
-	if err != nil {
-		return err
-	}
-	err = unix.Linkat(int(old.Fd()), from.name, int(new.Fd()), to.name, 0)
-	if err != nil {
-		err = &os.LinkError{Op: "link", Old: from.full(), New: to.full(), Err: err}
-	}
-	return err
 }
 
 // sameOwner reports whether both belong to the same user and group, as far as

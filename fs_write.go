@@ -29,7 +29,7 @@ func (d *dir) removeAll(name string) error {
 		if len(found) == 0 {
 			device = fi.device()
 		}
-		if fi.device() != device {
+		if fi.isDir() && fi.device() != device { // files of an overlay have others
 			return &fs.PathError{Op: "remove", Path: at.full(), Err: errMountPoint}
 		}
 		found = append(found, name)

@@ -34,6 +34,7 @@ type metadata struct {
 	Manifest   string            `json:"manifest_sha256"`
 	Size       int64             `json:"manifest_bytes"`
 	PosixNames bool              `json:"posix_names"`
+	Boot       string            `json:"boot,omitempty"` // see dir.bootID
 	legacyMetadata
 }
 

@@ -81,7 +81,7 @@ const longLog = 1 << 20 // bytes
 // held for long. What it cannot do is left to the page by page copy.
 func foldLog(ctx context.Context, db place) {
 	fi, err := db.beside("-wal").lstat()
-	if err != nil || fi.size < longLog || !db.dir.native {
+	if err != nil || fi.size < longLog || !db.dir.native || locksForbid {
 		return
 	}
 	if abandoned, err := logIsAbandoned(db); err != nil || abandoned {
@@ -110,7 +110,7 @@ func (p *pin) holdWriters(ctx context.Context) (letGo func() error, err error) {
 		p.still = !wal
 		return err
 	}
-	if !p.db.dir.native {
+	if !p.db.dir.native || locksForbid { // a look at the locks would be in the way, and the copy in theirs
 		return func() error { return nil }, nil
 	}
 	wal, err := p.isWAL()

@@ -90,6 +90,7 @@ func (v *verifier) compareSwap(sw *swap, in string) error {
 	to := trail{root: root}
 	defer to.close()
 	h := handful{verifier: v}
+	defer h.flush()
 	for i := range sw.entries {
 		if err := v.ctx.Err(); err != nil {
 			return err
@@ -111,7 +112,6 @@ func (v *verifier) compareSwap(sw *swap, in string) error {
 		}
 		e.seen = &fi
 	}
-	h.flush()
 	return nil
 }
 

@@ -73,6 +73,13 @@ func (r *restorer) plan() error {
 // checkSpace compares what the staged files need with what is free.
 func (r *restorer) checkSpace() error {
 	need := make(map[any]int64) // by file system
+	var clones any              // the one on which files become clones, which need nothing
+	if r.from.canClone() {
+		var err error
+		if clones, err = r.from.device(); err != nil {
+			return err
+		}
+	}
 	for _, sw := range r.journal.Swaps {
 		if err := sw.open(r.cfg.Fs); err != nil {
 			return fmt.Errorf("source %q: %w", sw.Source, err)
@@ -84,8 +91,10 @@ func (r *restorer) checkSpace() error {
 		if err != nil {
 			return fmt.Errorf("source %q: %w", sw.Source, err)
 		}
-		for _, e := range sw.entries {
-			need[device] += e.Size
+		if device != clones {
+			for _, e := range sw.entries {
+				need[device] += e.Size
+			}
 		}
 		if free, ok := sw.dir.free(); ok && free < need[device] {
 			return fmt.Errorf("%w in %s: %d bytes are needed, %d are free", ErrNoSpace, sw.Root, need[device], free)

@@ -3,7 +3,10 @@ package backup
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"slices"
+	"time"
 
 	"github.com/spf13/afero"
 )
@@ -13,8 +16,10 @@ import (
 // asks for it, as one file with two names.
 
 // findPrevious finds, for each tree that may share something, the newest good
-// snapshot that has it, and holds that until the session ends. One that is in
-// use, or that cannot be read, is passed over: nothing depends on it.
+// snapshot of this boot that has it, and holds that until the session ends. One
+// that is in use, or that cannot be read, is passed over: nothing depends on it.
+// (A power cut may set the times of a file back, and leave what was written: see
+// fdatasync(2). So those of before tell nothing.)
 func (ss *session) findPrevious(ctx context.Context, clones bool, sources []Source) (map[string]*loaded, error) {
 	wanted := make(map[string]bool)
 	for i := range sources {
@@ -24,19 +29,23 @@ func (ss *session) findPrevious(ctx context.Context, clones bool, sources []Sour
 		}
 	}
 	previous := make(map[string]*loaded)
-	if len(wanted) == 0 {
+	boot := ss.snapshots.bootID()
+	if len(wanted) == 0 || boot == "" {
 		return previous, nil
 	}
 	names, err := ss.snapshots.readNames(".")
 	if err != nil {
 		return nil, err
 	}
-	for _, stamp := range slices.Backward(names) {
+	const most = 100 // are looked at: a tree that none of them has is not worth more
+	now := formatStamp(ss.cfg.Now())
+	names = slices.DeleteFunc(names, func(name string) bool { return name > now }) // none of ours, or the clock was wrong
+	for _, stamp := range slices.Backward(names[max(0, len(names)-most):]) {
 		if err := ctx.Err(); err != nil || len(wanted) == 0 {
 			return previous, err
 		}
-		l := ss.loadGood(stamp, func(snap *Snapshot) bool {
-			return slices.ContainsFunc(snap.Sources, func(s SourceState) bool { return wanted[s.Name] && s.hasTree() })
+		l := ss.loadGood(stamp, func(m *metadata) bool {
+			return m.Boot == boot && slices.ContainsFunc(m.Sources, func(s SourceState) bool { return wanted[s.Name] && s.hasTree() })
 		})
 		if l == nil {
 			continue
@@ -55,7 +64,7 @@ func (s *SourceState) hasTree() bool { return s.Captured && s.Kind == Tree }
 
 // loadGood opens a snapshot for as long as the session lasts, if it is a good
 // one, and wanted. Otherwise it returns nil.
-func (ss *session) loadGood(stamp string, wanted func(*Snapshot) bool) *loaded {
+func (ss *session) loadGood(stamp string, wanted func(*metadata) bool) *loaded {
 	t, err := parseStamp(stamp)
 	if err != nil {
 		return nil
@@ -70,7 +79,7 @@ func (ss *session) loadGood(stamp string, wanted func(*Snapshot) bool) *loaded {
 		return nil
 	}
 	m, snap, problem := d.readMetadata(stamp)
-	if m != nil && problem == nil && snap.good() && wanted(snap) {
+	if m != nil && problem == nil && snap.good() && wanted(m) {
 		if l, problem := d.load(stamp); problem == nil {
 			ss.unlocks = append(ss.unlocks, unlock, d.close)
 			return l
@@ -81,32 +90,47 @@ func (ss *session) loadGood(stamp string, wanted func(*Snapshot) bool) *loaded {
 	return nil
 }
 
-// unchanged returns the entry of an earlier snapshot that a file of a tree is
+// earlier returns the entry of an earlier snapshot that a file of a tree is
 // still the same as, and that snapshot, or nil.
-func (c *capture) unchanged(t *target, to string, fi fileInfo) (*loaded, *entry) {
+func (c *capture) earlier(t *target, to string, fi fileInfo) (*loaded, *entry) {
 	from := c.previous[t.Name]
-	if from == nil {
+	if from == nil || c.apart[to] {
 		return nil, nil
 	}
 	e, ok := from.entries.find(to)
-	if !ok || !e.isUnchanged(fi) {
+	if !ok || !e.isStill(fi) {
 		return nil, nil
 	}
 	return from, e
 }
 
-// isUnchanged reports whether a file is as it was when it was copied. Nobody
-// can write to it, or set its times, and leave the time of that as it was.
-func (e *entry) isUnchanged(fi fileInfo) bool {
-	return e.Inode != 0 && e.Inode == fi.inode && e.Size == fi.size &&
+// isStill reports whether a file is as it was when it was copied. While the
+// system runs, nobody can write to it, or set its times, and leave the time of
+// that as it was.
+func (e *entry) isStill(fi fileInfo) bool {
+	return e.Inode != 0 && e.Inode == fi.inode && e.Size == fi.size && e.Mode == formatPerm(fi.mode) &&
 		e.MTime.Equal(fi.mtime) && e.CTime.Equal(fi.ctime)
+}
+
+// identify notes in the entry of a file that was copied by what it can be known
+// again: if its file system is one that can be trusted with that, and if it
+// had last been changed so long before, by the file system's clock, that
+// nobody can still have been about it. A write(2) sets the times when it
+// begins, and a mapping keeps them until it is written back, which takes half a
+// minute: see dirty_expire_centisecs in
+// https://docs.kernel.org/admin-guide/sysctl/vm.html.
+func (t *target) identify(e *entry, fi fileInfo, begun time.Time) {
+	const quiet = time.Minute
+	if t.tellsChanges && fi.device() == t.device && fi.isOlder(quiet, begun) {
+		e.setIdentity(fi)
+	}
 }
 
 // share gives the new snapshot what an earlier one has of an unchanged file,
 // and reports whether that could be done. If not, the file is to be copied.
 // (Whether it is what it should be is for the validation to find.)
 func (c *capture) share(t *target, to string, fi fileInfo) (bool, error) {
-	from, e := c.unchanged(t, to, fi)
+	from, e := c.earlier(t, to, fi)
 	if e == nil {
 		return false, nil
 	}
@@ -114,7 +138,11 @@ func (c *capture) share(t *target, to string, fi fileInfo) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if err := c.shareFrom(from, e, t, out); err != nil {
+	err = c.shareFrom(from, e, t, out)
+	if errors.Is(err, fs.ErrExist) {
+		return false, nil // that is not ours to remove
+	}
+	if err != nil {
 		return false, ignoreNotExist(out.remove()) // it may have taken effect
 	}
 	again := *e
@@ -128,16 +156,18 @@ func (c *capture) share(t *target, to string, fi fileInfo) (bool, error) {
 var errNotShared = errors.New("cannot be shared")
 
 func (c *capture) shareFrom(from *loaded, e *entry, t *target, out place) error {
-	if c.shared.root != from.dir {
-		c.shared.close()
-		c.shared.root = from.dir
+	if c.sharedWith.root != from.dir {
+		c.sharedWith.close()
+		c.sharedWith.root = from.dir
 	}
-	in, err := c.shared.at(string(e.Path))
-	if err != nil {
+	in, err := c.sharedWith.at(string(e.Path))
+	switch {
+	case err != nil:
 		return err
-	}
-	if t.LinkUnchanged {
+	case t.LinkUnchanged:
 		return in.link(out)
+	case e.Size == 0: // has no blocks
+		return errNotShared
 	}
 	return cloneTo(in, out, e)
 }
@@ -162,17 +192,25 @@ func cloneTo(in, out place, e *entry) error {
 	return out.dir.setAttributes(out.name, e.perm()|0o600, e.MTime)
 }
 
-// errSharedDamage: what is shared with an earlier snapshot has come to be
-// damaged there.
-var errSharedDamage = errors.New("what it shares with an earlier snapshot is damaged")
+// A sharedDamage is the error of a new snapshot in which some files that are
+// shared with an earlier one have come to be damaged there: the tree itself may
+// still have them as they were.
+type sharedDamage struct{ paths []string }
 
-// checkShared returns errSharedDamage if what is wrong with a new snapshot is
-// so with what it shares: the tree itself may still have that as it was.
+func (d sharedDamage) Error() string {
+	return fmt.Sprintf("%d files that are shared with an earlier snapshot are damaged, such as %s", len(d.paths), d.paths[0])
+}
+
+// checkShared returns a sharedDamage if there is any.
 func (v *verifier) checkShared(entries manifest) error {
+	var damage sharedDamage
 	for i := range entries {
 		if e := &entries[i]; e.shared && len(v.wrong[e]) > 0 {
-			return errSharedDamage
+			damage.paths = append(damage.paths, string(e.Path))
 		}
 	}
-	return nil
+	if len(damage.paths) == 0 {
+		return nil
+	}
+	return damage
 }

@@ -1,15 +1,16 @@
-//go:build unix
-
 package backup_test
 
 import (
+	"context"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/spf13/afero"
+	"golang.org/x/sys/unix"
 
 	"github.com/atocore/backup"
 	"github.com/atocore/backup/internal/crashfs"
@@ -19,7 +20,12 @@ import (
 func linkedTree(w *world) func(*backup.Config) {
 	src := w.treeSource("tree")
 	src.LinkUnchanged = true
-	return withSources(src)
+	return func(cfg *backup.Config) {
+		cfg.Sources = []backup.Source{src}
+		if fsys, ok := w.fs.(*crashfs.FS); ok {
+			cfg.Fs = bootedFs{fsys, "this one"}
+		}
+	}
 }
 
 // isShared reports whether two snapshots have one file at a path.
@@ -141,24 +147,70 @@ func TestOnlyUnchangedFilesAreLinked(t *testing.T) {
 }
 
 // A file that had changed right before it was copied may change once more
-// within the same tick of the clock.
+// within the same tick of the clock, and who writes a lot at once, or through a
+// mapping, is about it for longer than that.
 func TestFileThatIsTooNewIsReadAgain(t *testing.T) {
-	now := start
-	fsys := crashfs.New(crashfs.Options{Now: func() time.Time { return now }})
-	w := newWorld(t, fsys, "/srv")
-	s := w.store(t, linkedTree(w))
-	w.write(t, "tree/a", "old")
-	first := w.createPlain(t, s)
-	w.write(t, "tree/a", "NEW") // in the same inode and size, and at the same time
-	now = now.Add(time.Hour)
-	second := w.createPlain(t, s)
-	w.mustBeGood(t, s, second, "tree/a")
-	if w.isShared(t, first, second, "tree/a") {
-		t.Error("shared")
+	for _, age := range []time.Duration{0, 50 * time.Second} {
+		now := start
+		fsys := crashfs.New(crashfs.Options{Now: func() time.Time { return now }})
+		w := newWorld(t, fsys, "/srv")
+		s := w.store(t, linkedTree(w))
+		w.write(t, "tree/a", "old")
+		now = start.Add(age)
+		first := w.createPlain(t, s)
+		now = start
+		w.write(t, "tree/a", "NEW") // in the same inode and size, and at the same time
+		now = start.Add(time.Hour)
+		second := w.createPlain(t, s)
+		w.mustBeGood(t, s, second, "tree/a")
+		if w.isShared(t, first, second, "tree/a") {
+			t.Errorf("%v old, and shared", age)
+		}
+		third := w.createPlain(t, s)
+		if !w.isShared(t, second, third, "tree/a") {
+			t.Error("an hour later, and not shared")
+		}
 	}
-	third := w.createPlain(t, s)
-	if !w.isShared(t, second, third, "tree/a") {
-		t.Error("an hour later, and not shared")
+}
+
+// However long the copy takes, a file that was written to right before it may
+// have been written to again under it, in the same tick.
+func TestAgeOfAFileIsThatWhenItsCopyBegins(t *testing.T) {
+	now := start
+	w := newWorld(t, crashfs.New(crashfs.Options{Now: func() time.Time { return now }}), "/srv")
+	w.write(t, "tree/a", strings.Repeat("old", 1<<20))
+	written := false
+	s := w.store(t, linkedTree(w), onProgress("tree", func() {
+		if !written {
+			written = true
+			w.write(t, "tree/a", strings.Repeat("NEW", 1<<20))
+			now = start.Add(time.Hour)
+		}
+	}))
+	snap := w.createPlain(t, s)
+	w.mustBeGood(t, s, snap, "tree/a")
+	if !written {
+		t.Error("nothing was written meanwhile")
+	}
+}
+
+// A manifest that was made for the purpose does not give its mode to others.
+func TestModeIsThatOfTheFile(t *testing.T) {
+	w := newWorld(t, slowFs(), "/srv")
+	w.write(t, "tree/a", "old")
+	s := w.store(t, linkedTree(w))
+	first := w.createPlain(t, s)
+	w.forgeManifest(t, first.Stamp, func(lines []string) []string {
+		for i := range lines {
+			if strings.Contains(lines[i], `"tree/a"`) {
+				lines[i] = strings.Replace(lines[i], `"mode":"0644"`, `"mode":"0777"`, 1)
+			}
+		}
+		return lines
+	})
+	second := w.createPlain(t, s)
+	if got := w.manifest(t, second.Stamp)["tree/a"].Mode; got != "0644" {
+		t.Errorf("mode %s, want 0644", got)
 	}
 }
 
@@ -212,7 +264,7 @@ func TestNothingIsSharedWithASnapshotThatHasProblems(t *testing.T) {
 func TestFilesAreLinkedOnlyOnDemand(t *testing.T) {
 	w := newWorld(t, slowFs(), "/srv")
 	w.write(t, "tree/a", "old")
-	s := w.store(t, withSources(w.treeSource("tree")))
+	s := w.store(t, linkedTree(w), func(cfg *backup.Config) { cfg.Sources[0].LinkUnchanged = false })
 	if first, second := w.createPlain(t, s), w.createPlain(t, s); w.isShared(t, first, second, "tree/a") {
 		t.Error("shared without LinkUnchanged")
 	}
@@ -238,11 +290,10 @@ func TestLinkedFilesNeedNoSpace(t *testing.T) {
 // On the operating system, where a restored file must not be one with that of
 // a snapshot either.
 func TestLinkedSnapshotsAreRestoredAndDeletedByThemselves(t *testing.T) {
-	t.Parallel()
 	w := osWorld(t)
 	w.write(t, "tree/d/a", "old")
 	w.write(t, "tree/b", "old")
-	untilOlder(t, w, "tree/b")
+	waitUntilOld(t, w, "tree/b")
 	s := w.store(t, linkedTree(w))
 	first := w.createPlain(t, s)
 	w.write(t, "tree/b", "new")
@@ -266,9 +317,21 @@ func TestLinkedSnapshotsAreRestoredAndDeletedByThemselves(t *testing.T) {
 	}
 }
 
-// untilOlder returns when a file is no longer too new to be known again.
-func untilOlder(t *testing.T, w *world, name string) {
+// waitUntilOld lets other tests run first, and returns when a file is no longer
+// too new to be known again.
+func waitUntilOld(t *testing.T, w *world, name string) {
 	t.Helper()
+	var st unix.Statfs_t
+	if err := unix.Statfs(w.path(name), &st); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains([]uint32{unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.TMPFS_MAGIC}, uint32(st.Type)) {
+		t.Skipf("on a file system of type %#x nothing is known again: set TMPDIR to one on ext4, XFS, Btrfs or tmpfs", st.Type)
+	}
+	if testing.Short() {
+		t.Skip("a file has to be a minute old; not with -short")
+	}
+	t.Parallel()
 	fi, err := w.fs.Stat(w.path(name))
 	if err != nil {
 		t.Fatal(err)
@@ -284,10 +347,10 @@ func untilOlder(t *testing.T, w *world, name string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if now.ModTime().Sub(fi.ModTime()) > 3*time.Second {
+		if now.ModTime().Sub(fi.ModTime()) > 61*time.Second {
 			return
 		}
-		time.Sleep(10 * time.Millisecond) // between two looks at a clock that nobody can set
+		time.Sleep(100 * time.Millisecond) // between two looks at a clock that nobody can set
 	}
 }
 
@@ -315,5 +378,97 @@ func TestSharedSnapshotIsNotRemovedMeanwhile(t *testing.T) {
 	}
 	if err := other.Delete(t.Context(), first.Stamp); err != nil {
 		t.Error(err)
+	}
+}
+
+// A power cut may take back the times of a file, and leave what was written to
+// it: what was noted before the system was last started tells nothing.
+func TestNothingIsSharedAcrossAStart(t *testing.T) {
+	w := newWorld(t, slowFs(), "/srv")
+	w.write(t, "tree/a", "old")
+	booted := func(boot string) *backup.Store {
+		return w.store(t, linkedTree(w), func(cfg *backup.Config) { cfg.Fs = bootedFs{w.crashFs(), boot} })
+	}
+	for _, boot := range []string{"second", ""} {
+		first := w.createPlain(t, booted("first"))
+		second := w.createPlain(t, booted(boot))
+		if w.isShared(t, first, second, "tree/a") {
+			t.Errorf("shared with one of before %q", boot)
+		}
+	}
+}
+
+// What is dated in the future may be of a clock that was wrong, or forged.
+func TestNothingIsSharedWithASnapshotOfTheFuture(t *testing.T) {
+	w := newWorld(t, slowFs(), "/srv")
+	w.write(t, "tree/a", "old")
+	future := w.createPlain(t, w.store(t, linkedTree(w), func(cfg *backup.Config) {
+		cfg.Now = func() time.Time { return start.AddDate(100, 0, 0) }
+	}))
+	s := w.store(t, linkedTree(w))
+	first := w.createPlain(t, s)
+	if w.isShared(t, future, first, "tree/a") {
+		t.Error("shared")
+	}
+	if second := w.createPlain(t, s); !w.isShared(t, first, second, "tree/a") {
+		t.Error("not shared with the newest of the past")
+	}
+}
+
+// Who sets the clock back makes files whose last change is yet to come.
+func TestFileOfTheFutureIsReadAgain(t *testing.T) {
+	now := start.Add(time.Hour)
+	w := newWorld(t, crashfs.New(crashfs.Options{Now: func() time.Time { return now }}), "/srv")
+	s := w.store(t, linkedTree(w))
+	w.write(t, "tree/a", "old")
+	now = start
+	w.createPlain(t, s)
+	now = start.Add(time.Hour)
+	w.write(t, "tree/a", "NEW")
+	now = start.Add(2 * time.Hour)
+	w.mustBeGood(t, s, w.createPlain(t, s), "tree/a")
+}
+
+// One copy that is damaged does not cost the room of all that are not.
+func TestOnlyWhatIsDamagedIsCopiedAnew(t *testing.T) {
+	w := newWorld(t, slowFs(), "/srv")
+	w.write(t, "tree/a", "old")
+	w.write(t, "tree/b", strings.Repeat("x", 4<<20))
+	w.crashFs().SetCapacity(11 << 20)
+	s := w.store(t, linkedTree(w))
+	first := w.createPlain(t, s)
+	w.write(t, "backups/snapshots/"+first.Stamp+"/tree/a", "rot")
+	second := w.createPlain(t, s)
+	w.mustBeGood(t, s, second, "tree/a")
+	if w.isShared(t, first, second, "tree/a") || !w.isShared(t, first, second, "tree/b") {
+		t.Error("shared what is damaged, or not what is not")
+	}
+}
+
+// A release that panics keeps no other source quiescent.
+func TestEachSourceIsReleasedWhenOneReleasePanics(t *testing.T) {
+	w := osWorld(t)
+	released := make(map[string]bool)
+	var sources []backup.Source
+	for _, name := range []string{"a", "b", "c"} {
+		w.exec(t, name+".db", "CREATE TABLE t (x)")
+		src := w.database(name + ".db")
+		src.Name = name
+		src.Quiesce = func(context.Context) (func(), error) {
+			return func() {
+				released[name] = true
+				if name == "a" {
+					panic("release of " + name)
+				}
+			}, nil
+		}
+		sources = append(sources, src)
+	}
+	func() {
+		defer func() { _ = recover() }()
+		_, _ = w.store(t, withSources(sources...)).Create(t.Context(), nil)
+	}()
+	if len(released) != len(sources) {
+		t.Errorf("released %v", released)
 	}
 }

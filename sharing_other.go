@@ -1,0 +1,19 @@
+//go:build !linux
+
+package backup
+
+import (
+	"errors"
+	"os"
+)
+
+// isOfTheKernel reports that nothing is known of the file system.
+func (d *dir) isOfTheKernel() bool { return false }
+
+// bootID returns "": it is not known.
+func bootID() string { return "" }
+
+// linkNative links nothing: nothing is known to be unchanged here.
+func linkNative(from, to place) error {
+	return &os.LinkError{Op: "link", Old: from.full(), New: to.full(), Err: errors.ErrUnsupported}
+}
