@@ -80,8 +80,9 @@ type Source struct {
 	// LinkUnchanged: what has not changed in a Tree since the newest good
 	// snapshot of it is neither read nor copied. The new snapshot has the
 	// same file by another name, as a hard link. Databases are always copied.
-	// See "Sharing" in the package comment for what that saves and risks.
-	// Where files can be clones, they are without this.
+	// See "Sharing" in the package comment for where that is done, what it
+	// saves and what it risks. Where files can be clones, they are without
+	// this.
 	LinkUnchanged bool
 
 	// Quiesce is called before the source is copied, and the function that

@@ -46,7 +46,8 @@
 //   - A database is copied as of one instant, whatever is written meanwhile.
 //     In WAL mode no writer waits for more than a moment: its log is
 //     checkpointed, and the last of that under the write lock, in which our
-//     read transaction begins. The read transactions of the
+//     read transaction begins. (A writer without PRAGMA busy_timeout does not
+//     wait, but fails with SQLITE_BUSY, as it would beside any other.) The read transactions of the
 //     databases begin before the first page is copied. (Those with a DB,
 //     those in a Tree with Quiesce, and all but the first 64 in a Tree, wait
 //     for their turn.)
@@ -161,7 +162,9 @@
 //     begin one after the other. Files and trees are copied later still.
 //   - The files of a Tree are not of one instant with one another, unless
 //     its [Source].Quiesce holds the writers off.
-//   - A file is seen to change by its size and times, in the end. Who writes
+//   - A file is seen to change by its size and times, in the end. A write(2)
+//     sets them when it begins: one that takes longer than the copy of its
+//     file, and began two seconds before that, may be torn in it. Who writes
 //     through a memory mapping may leave the times as they are for as long as
 //     it lasts: such a file may be torn, and called good, and not be read
 //     again for the next snapshot (see "Sharing"). Have Quiesce flush it
@@ -224,22 +227,30 @@
 // A file of a Tree that has not changed since the newest good snapshot of that
 // Tree is not read again. The new snapshot has a clone of that one's copy or,
 // if [Source].LinkUnchanged asks for it, the same copy by another name, a hard
-// link. A file has not changed if its inode, its size, its time of modification
-// and that of its last change in any way (ctime, which nobody can set) are
-// those that the earlier manifest has. A file that had changed within two
-// seconds before it was copied has none of these in the manifest: it is read
-// again. So are files on systems without inodes, and databases.
+// link. A file has not changed if its inode, its size, its mode, its time of
+// modification and that of its last change in any way (ctime) are those that
+// the earlier manifest has. Databases are always read.
+//
+// That is done on Linux, for trees on ext4, XFS, Btrfs, F2FS and tmpfs: on other
+// file systems, those of a network among them, anybody may be able to set these
+// times, or another machine's clock does. Nor is it done for a file that had
+// changed within the minute before it was copied, as who wrote to it may still
+// be at it; nor across a start of the system, as a power cut can take back the
+// times of a file and not what was written (fdatasync(2)). Such files are read
+// again. (A disk that is pulled out while it is written to is not noticed.)
 //
 // Snapshots that share can each be deleted, validated and restored without
 // regard to the others; the space is free when the last of them is gone. What
 // is restored shares nothing that writing to it would change. A full validation
 // reads every byte, shared or not. If Create finds that what it shares has come
-// to be damaged, it takes the snapshot once more, and copies all of it.
+// to be damaged, it takes the snapshot once more, and copies that: [Source].Quiesce
+// is then called a second time.
 //
 // But a block that goes bad is bad in all that share it, the live file included
 // if it is a clone, and a program that writes to a hard link in one snapshot
 // changes it in all. [ValidateStructure] does not find that. Validate in full
-// from time to time, and keep copies on another disk.
+// from time to time, and keep copies on another disk. Who may write to Dir can
+// write into snapshots that are yet to come.
 //
 // # Evidence
 //
@@ -317,6 +328,7 @@
 //	manifest_sha256   of manifest.jsonl, in lower-case hexadecimal
 //	manifest_bytes    its size
 //	posix_names       see below
+//	boot              of Linux, when it was taken (see "Sharing"), or absent
 //
 // Then come the keys of the Python module. Its paths are absolute and no more
 // than hints: the directory may have been moved since.
@@ -409,10 +421,15 @@
 // Rename has to be atomic and its Sync to be true. Symbolic links need an
 // afero.Symlinker; a method Free(path string) (int64, error), if there is
 // one, tells the free space, and a method SyncFS() error is called instead of
-// each file's Sync where many are written. Do not wrap the operating system's file system
-// in anything but a BasePathFs where a service is running: the locks of
-// other processes are not seen through a wrapper. Nothing can be restored on
-// an afero.CopyOnWriteFs, whose Rename leaves the base's file where it was.
+// each file's Sync where many are written. Files are shared by hard links if
+// it has methods LinkIfPossible(oldname, newname string) error and BootID()
+// string, of which the latter names the time since its system was started, and
+// a FileInfo.Sys that is a *syscall.Stat_t.
+//
+// Do not wrap the operating system's file system in anything but a BasePathFs
+// where a service is running: the locks of other processes are not seen through
+// a wrapper. Nothing can be restored on an afero.CopyOnWriteFs, whose Rename
+// leaves the base's file where it was.
 //
 // # Restoring by hand
 //

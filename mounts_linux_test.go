@@ -2,6 +2,7 @@ package backup_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/afero"
 	"golang.org/x/sys/unix"
 
 	"github.com/atocore/backup"
@@ -221,5 +223,30 @@ func TestRestoreOfATreeOnAnOverlaySaysWhatToDo(t *testing.T) {
 	}
 	if !strings.Contains(err.Error(), "volume of its own") || w.pending(t) || w.read(t, "merged/tree/sub/a") != "changed" {
 		t.Errorf("got %v", err)
+	}
+}
+
+// On an overlay of two file systems, a file is on another device than its
+// directory. Nothing is mounted there all the same.
+func TestSnapshotsOnAnOverlayAreRemoved(t *testing.T) {
+	lower, disk, merged := t.TempDir(), t.TempDir(), t.TempDir()
+	mount(t, disk, "-t", "tmpfs", "tmpfs")
+	upper, work := filepath.Join(disk, "upper"), filepath.Join(disk, "work")
+	if err := errors.Join(os.Mkdir(upper, 0o755), os.Mkdir(work, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	mount(t, merged, "-t", "overlay", "overlay", "-o", fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", lower, upper, work))
+	w := newWorld(t, afero.NewOsFs(), filepath.Join(merged, "srv"))
+	w.exec(t, "data/app.db", "CREATE TABLE t (x); INSERT INTO t VALUES ('old')")
+	w.write(t, "live/f", "old")
+	s := w.store(t, withSources(w.database("data/app.db"), w.treeSource("live")))
+	snap := mustCreate(t, s)
+	w.write(t, "live/f", "new")
+	w.restore(t, s, snap.Stamp)
+	if got := w.read(t, "live/f"); got != "old" {
+		t.Errorf("restored %q", got)
+	}
+	if err := s.Delete(t.Context(), snap.Stamp); err != nil {
+		t.Error(err)
 	}
 }

@@ -31,7 +31,7 @@ func newTree(dir string, n int) error {
 			return err
 		}
 	}
-	time.Sleep(3 * time.Second) // what is newer is read again the next time
+	time.Sleep(65 * time.Second) // what is newer than a minute is read again the next time
 	return nil
 }
 
