@@ -35,6 +35,7 @@ const maxPins = 64
 type capture struct {
 	*Store
 	lenient bool // a safety snapshot: no state is too bad to be copied
+	cursory bool // the sources are looked for, and not into
 	targets []*target
 
 	clones   bool               // can be made where the snapshots are
@@ -114,6 +115,9 @@ func (c *capture) locateTree(ctx context.Context, t *target) (err error) {
 	if err != nil || t.layout.isStore(here) {
 		return errors.Join(err, errors.New("it is the store itself by another name"))
 	}
+	if c.cursory {
+		return nil
+	}
 	t.device, t.tellsChanges = here.device(), t.dir.tellsChanges()
 	return c.scan(ctx, t)
 }
@@ -181,7 +185,7 @@ func (c *capture) scan(ctx context.Context, t *target) error {
 		if err := c.held.check(at); err != nil {
 			return err
 		}
-		if same != nil || !fi.isRegular() || len(t.databases) == maxPins || t.Quiesce != nil {
+		if same != nil || !fi.isRegular() || fi.size%leastDatabase != 0 || len(t.databases) == maxPins || t.Quiesce != nil {
 			return nil
 		}
 		isDB, err := hasDatabaseHeader(at, fi)

@@ -42,8 +42,12 @@ func cloneFile(dst afero.File, src io.ReaderAt, size int64) (bool, error) {
 	if !ok || !hasFd || size == 0 {
 		return false, nil
 	}
-	if err := unix.IoctlFileClone(int(to.Fd()), int(from.Fd())); err != nil {
-		return false, to.Truncate(0) // other file systems, most of them, or a swap file: to be copied
+	switch err := unix.IoctlFileClone(int(to.Fd()), int(from.Fd())); err {
+	case nil:
+	case unix.EOPNOTSUPP, unix.ENOTTY, unix.EXDEV, unix.EINVAL: // file systems that cannot, most of them, or two of them
+		return false, nil
+	default: // it may have begun
+		return false, to.Truncate(0)
 	}
 	fi, err := to.Stat()
 	if err == nil && fi.Size() > size {
