@@ -35,7 +35,6 @@ const maxPins = 64
 type capture struct {
 	*Store
 	lenient bool // a safety snapshot: no state is too bad to be copied
-	cursory bool // the sources are looked for, and not into
 	targets []*target
 
 	clones   bool               // can be made where the snapshots are
@@ -114,9 +113,6 @@ func (c *capture) locateTree(ctx context.Context, t *target) (err error) {
 	here, err := t.dir.lstat(".")
 	if err != nil || t.layout.isStore(here) {
 		return errors.Join(err, errors.New("it is the store itself by another name"))
-	}
-	if c.cursory {
-		return nil
 	}
 	t.device, t.tellsChanges = here.device(), t.dir.tellsChanges()
 	return c.scan(ctx, t)

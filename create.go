@@ -130,7 +130,6 @@ func (s *Store) precheck(ctx context.Context, req createRequest) error {
 		return err
 	}
 	c := s.newCapture(req)
-	c.cursory = true
 	defer c.close()
 	return c.locateSources(ctx, req.sources)
 }
