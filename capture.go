@@ -383,7 +383,7 @@ func (t *target) copyPath() string {
 }
 
 func (c *capture) makeDir(name string, fi fileInfo) error {
-	out, err := c.at(name)
+	out, err := c.written.at(name)
 	if err != nil {
 		return err
 	}
@@ -395,9 +395,6 @@ func (c *capture) makeDir(name string, fi fileInfo) error {
 	c.entries = append(c.entries, e)
 	return nil
 }
-
-// at returns the place of what is written next.
-func (c *capture) at(to string) (place, error) { return c.written.at(to) }
 
 func (c *capture) note(code Code, t *target, name string, detail string) {
 	c.problems = append(c.problems, Problem{Code: code, Source: t.Name, Path: name, Detail: detail})

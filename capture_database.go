@@ -54,7 +54,7 @@ func (c *capture) copyHot(ctx context.Context, t *target, from place, fi fileInf
 		return "", sourceError{fmt.Errorf("%s: %w", from.full(), err)}
 	}
 	defer p.close()
-	out, err := c.at(to)
+	out, err := c.written.at(to)
 	if err != nil {
 		return "", err
 	}

@@ -148,7 +148,7 @@ func (c *capture) copyTreeFile(ctx context.Context, t *target, at place, fi file
 		return "", c.missed(t, to, err)
 	}
 	e := c.entries[len(c.entries)-1]
-	out, err := c.at(to)
+	out, err := c.written.at(to)
 	if err != nil {
 		return "", err
 	}
@@ -232,7 +232,7 @@ func (c *capture) copyLink(t *target, at place, to string) error {
 	if err != nil {
 		return c.missed(t, to, sourceError{err})
 	}
-	out, err := c.at(to)
+	out, err := c.written.at(to)
 	if err != nil {
 		return err
 	}
@@ -285,7 +285,7 @@ func (c *capture) tryCopyFile(ctx context.Context, t *target, from place, to str
 	if err := c.refuseHidden(t, from, f, before, to); err != nil {
 		return e, false, err
 	}
-	out, err := c.at(to)
+	out, err := c.written.at(to)
 	if err != nil {
 		return e, false, err
 	}

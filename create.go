@@ -42,7 +42,8 @@ type createRequest struct {
 //
 // The databases are copied as of one instant each, as close to one another
 // as SQLite allows. The copy is then validated, as thoroughly as Level says: it
-// is read back, but for [ValidateStructure]. A copy that fails is kept, with Validated false and its Problems, and is not an error.
+// is read back, but for [ValidateStructure]. A copy that fails is kept, with
+// Validated false and its Problems, and is not an error.
 //
 // An error means that there is no new snapshot: what was written is removed,
 // also when ctx is cancelled. After a crash it may remain, listed as

@@ -91,8 +91,9 @@ func (r *Restoration) MarshalJSON() ([]byte, error) {
 // An error means that the old state is in place, also when ctx is cancelled.
 // The exceptions: [ErrRecoveryPending], when the old state could not be put
 // back, or somebody has begun to work with the new one, and
-// [ErrDurabilityUnknown], with which the Restoration is returned too. After a crash, [Store.Recover] finishes or undoes what was begun; all
-// other operations that change anything are refused until then.
+// [ErrDurabilityUnknown], with which the Restoration is returned too. After a
+// crash, [Store.Recover] finishes or undoes what was begun; all other operations
+// that change anything are refused until then.
 func (s *Store) Restore(ctx context.Context, stamp string, opts *RestoreOptions) (*Restoration, error) {
 	if opts == nil {
 		opts = &RestoreOptions{}

@@ -134,7 +134,7 @@ func (c *capture) share(t *target, to string, fi fileInfo) (bool, error) {
 	if e == nil {
 		return false, nil
 	}
-	out, err := c.at(to)
+	out, err := c.written.at(to)
 	if err != nil {
 		return false, err
 	}
