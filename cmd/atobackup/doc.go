@@ -50,9 +50,10 @@
 // Its paths, if relative, are relative to its own directory. An optional
 // source may be missing; one that is on_request is captured only when
 // "create -include NAME" asks for it. What has not changed in a tree that is
-// link_unchanged is linked to the newest good snapshot's, and not copied. The rules of the retention are last,
-// within, hourly, daily, weekly, monthly and yearly; -1 stands for all of
-// them. If it sets no rule, the rules are daily 7, weekly 4, monthly 6.
+// link_unchanged is linked to the newest good snapshot's, and not copied. The
+// rules of the retention are last, within, hourly, daily, weekly, monthly and
+// yearly; -1 stands for all of them. If it sets no rule, the rules are daily 7,
+// weekly 4, monthly 6.
 // Calendar "anchored" counts Sundays, firsts of a month and firsts of January;
 // "newest" counts weeks, months and years. Location is the time zone of these
 // days (UTC if absent), busy_timeout how long to wait for a locked database.
