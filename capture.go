@@ -35,6 +35,7 @@ const maxPins = 64
 type capture struct {
 	*Store
 	lenient bool // a safety snapshot: no state is too bad to be copied
+	cursory bool // nothing will be copied: see precheck
 	targets []*target
 
 	clones   bool               // can be made where the snapshots are
@@ -42,20 +43,16 @@ type capture struct {
 	previous map[string]*loaded // by source: see findPrevious
 	apart    map[string]bool    // paths that are not to be shared all the same
 
-	out *dir // the directory of the new one
+	out      *dir // the directory of the new one
+	held     heldFiles
+	releases []func() // of sources that are quiescent
+	meter    *meter
 
-	written    trail // in out
-	sharedWith trail // in an earlier snapshot
-
-	held heldFiles
-
+	mu       sync.Mutex      // copiers add to what follows
 	pins     map[string]*pin // by full path
 	unpinned map[string]bool // those that could not be pinned
-	releases []func()        // of sources that are quiescent
-
 	entries  manifest
 	problems []Problem
-	meter    *meter
 }
 
 // locateSources finds the sources, and measures them. The caller closes what
@@ -181,7 +178,7 @@ func (c *capture) scan(ctx context.Context, t *target) error {
 		if err := c.held.check(at); err != nil {
 			return err
 		}
-		if same != nil || !fi.isRegular() || fi.size%leastDatabase != 0 || len(t.databases) == maxPins || t.Quiesce != nil {
+		if c.cursory || same != nil || !fi.isRegular() || fi.size%leastDatabase != 0 || len(t.databases) == maxPins || t.Quiesce != nil {
 			return nil
 		}
 		isDB, err := hasDatabaseHeader(at, fi)
@@ -259,8 +256,6 @@ func (c *capture) run(ctx context.Context) error {
 // release ends what pins and quiescence are left after an error, and closes
 // what is open.
 func (c *capture) release() {
-	c.written.close()
-	c.sharedWith.close()
 	for _, p := range c.pins {
 		p.close()
 	}
@@ -353,18 +348,27 @@ func (c *capture) copyTarget(ctx context.Context, t *target) error {
 	if t.release != nil {
 		defer t.release()
 	}
+	to := c.newCopier(t, c.meter.of(t.Name))
+	defer to.close()
 	if t.Kind == Tree {
-		return c.copyTree(ctx, t)
+		return to.copyTree(ctx)
 	}
-	if err := c.makeDir(t.Name, fileInfo{mode: 0o700, mtime: c.cfg.Now()}); err != nil {
+	return to.copyAlone(ctx)
+}
+
+// copyAlone copies a Database or a File into a directory of its own.
+func (c *copier) copyAlone(ctx context.Context) error {
+	t, to := c.t, c.t.copyPath()
+	if _, err := c.makeDir(t.Name, fileInfo{mode: 0o700, mtime: c.cfg.Now()}); err != nil {
 		return err
 	}
 	var err error
-	to := t.copyPath()
 	if t.Kind == Database {
-		err = c.unreadable(t, to, c.copyDatabase(ctx, t, t.place, to))
+		_, err = c.copyDatabase(ctx, t.place, to)
+		err = c.unreadable(t, to, err)
 	} else if err = c.held.check(t.place); err == nil {
-		err = c.missed(t, to, c.copyFile(ctx, t, t.place, to, typeFile))
+		_, err = c.copyFile(ctx, t.place, fileInfo{}, to, typeFile)
+		err = c.missed(t, to, err)
 	}
 	if last := len(c.entries) - 1; err == nil && string(c.entries[last].Path) == t.Name {
 		// Nothing came of it: a restore must not take that for "there was none".
@@ -382,26 +386,38 @@ func (t *target) copyPath() string {
 	return path.Join(t.Name, filepath.Base(t.Path)) // the host's name for it, also of a link
 }
 
-func (c *capture) makeDir(name string, fi fileInfo) error {
-	out, err := c.written.at(name)
-	if err != nil {
-		return err
-	}
-	if err := out.dir.mkdir(out.name); err != nil {
-		return err
-	}
+func (c *copier) makeDir(name string, fi fileInfo) (entry, error) {
 	e := entry{Path: rawString(name), Type: typeDir}
 	e.setAttributes(fi)
+	out, err := c.written.at(name)
+	if err == nil {
+		err = out.dir.mkdir(out.name)
+	}
+	if err == nil {
+		c.add(e)
+	}
+	return e, err
+}
+
+// add adds an entry to the manifest.
+func (c *capture) add(e entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.entries = append(c.entries, e)
-	return nil
 }
 
 func (c *capture) note(code Code, t *target, name string, detail string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.problems = append(c.problems, Problem{Code: code, Source: t.Name, Path: name, Detail: detail})
 }
 
-// moved returns a function that reports progress on a target.
-func (c *capture) moved(t *target) func(int64) { return c.meter.of(t.Name) }
+// isPinned reports whether a file is a database that waits to be copied.
+func (c *capture) isPinned(at place) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.pins) > 0 && c.pins[at.full()] != nil
+}
 
 // state sums up what was captured of a target.
 func (c *capture) state(t *target) SourceState {

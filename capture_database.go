@@ -12,30 +12,36 @@ import (
 
 // copyDatabase copies a live database hot. What cannot be copied so, in a
 // tree, for a safety snapshot, or because it is damaged, is copied as it lies.
-func (c *capture) copyDatabase(ctx context.Context, t *target, from place, to string) error {
+// It returns the entry of its main file.
+func (c *copier) copyDatabase(ctx context.Context, from place, to string) (e *entry, err error) {
 	fi, err := from.lstat()
-	if err != nil && !t.hasSidecars() {
-		return sourceError{err}
+	if err != nil && !c.t.hasSidecars() {
+		return nil, sourceError{err}
 	}
-	sum, err := c.copyHot(ctx, t, from, fi, to)
+	out, err := c.written.at(to)
+	if err != nil {
+		return nil, err
+	}
+	sum, err := c.copyHot(ctx, from, fi, out)
 	if err == nil {
-		err = c.record(ctx, to, fi, sum)
+		e, err = c.record(ctx, out, to, fi, sum)
 	}
 	if err == nil || ctx.Err() != nil || !isSourceError(err) {
-		return err
+		return e, err
 	}
-	switch {
-	case t.Kind != Database:
-		why := err.Error()
-		if err := c.copyFile(ctx, t, from, to, typeRaw); err != nil {
-			return err
-		}
-		c.note(CodeRawCopy, t, to, why)
-		return nil
-	case c.mayCopyRaw(err):
-		return c.copyRaw(ctx, t, from, to, err.Error())
+	if c.t.Kind == Database && !c.mayCopyRaw(err) {
+		return nil, err
 	}
-	return err
+	why := err.Error()
+	if c.t.Kind == Database {
+		e, err = c.copyRaw(ctx, from, to)
+	} else {
+		e, err = c.copyFile(ctx, from, fi, to, typeRaw)
+	}
+	if err == nil {
+		c.note(CodeRawCopy, c.t, to, why)
+	}
+	return e, err
 }
 
 // mayCopyRaw reports whether a Database that could not be copied hot is to be
@@ -45,27 +51,23 @@ func (c *capture) copyDatabase(ctx context.Context, t *target, from place, to st
 func (c *capture) mayCopyRaw(err error) bool { return c.lenient || isDamage(err) }
 
 // copyHot returns the SHA-256 of the copy, if it comes by the way.
-func (c *capture) copyHot(ctx context.Context, t *target, from place, fi fileInfo, to string) (sum string, err error) {
-	if t.DB != nil {
-		return "", c.vacuumInto(ctx, t, to)
+func (c *copier) copyHot(ctx context.Context, from place, fi fileInfo, out place) (sum string, err error) {
+	if c.t.DB != nil {
+		return "", c.vacuumInto(ctx, out)
 	}
 	p, err := c.pinned(ctx, from, fi)
 	if err != nil {
 		return "", sourceError{fmt.Errorf("%s: %w", from.full(), err)}
 	}
 	defer p.close()
-	out, err := c.written.at(to)
-	if err != nil {
-		return "", err
-	}
 	err = out.dir.createFile(out.name, func(f afero.File) error {
 		if src, size, ok := p.mainFile(); ok {
-			done, err := copyHashed(ctx, f, sourceAt{src}, size, c.moved(t))
+			done, err := copyHashed(ctx, f, c.source(src), size, c.moved)
 			sum = done.sha256
 			return err
 		}
 		w := &writeErrors{File: f}
-		err := p.copyTo(ctx, w, c.moved(t))
+		err := p.copyTo(ctx, w, c.moved)
 		if err != nil && w.err == nil {
 			err = sourceError{err}
 		}
@@ -79,8 +81,10 @@ func (c *capture) copyHot(ctx context.Context, t *target, from place, fi fileInf
 // again, but not waited for.
 func (c *capture) pinned(ctx context.Context, db place, fi fileInfo) (*pin, error) {
 	full := db.full()
-	p := c.pins[full]
+	c.mu.Lock()
+	p, tried := c.pins[full], c.unpinned[full]
 	delete(c.pins, full)
+	c.mu.Unlock()
 	if p != nil && p.info.sameFile(fi) {
 		return p, nil
 	}
@@ -88,7 +92,7 @@ func (c *capture) pinned(ctx context.Context, db place, fi fileInfo) (*pin, erro
 		p.close()
 	}
 	patience := c.cfg.BusyTimeout
-	if c.unpinned[full] {
+	if tried {
 		patience = 0
 	}
 	return pinDatabase(ctx, db, patience)
@@ -110,10 +114,10 @@ func (w *writeErrors) WriteAt(p []byte, off int64) (int, error) {
 // vacuumInto has the host's own driver write the copy: see
 // https://sqlite.org/lang_vacuum.html#vacuuminto. It writes into an empty
 // file of ours, lest the driver make one that others may read.
-func (c *capture) vacuumInto(ctx context.Context, t *target, to string) error {
-	return c.out.createFile(to, func(f afero.File) error {
-		if c.out.native {
-			return c.vacuum(ctx, t, c.out.full(to), f)
+func (c *copier) vacuumInto(ctx context.Context, out place) error {
+	return out.dir.createFile(out.name, func(f afero.File) error {
+		if out.dir.native {
+			return c.vacuum(ctx, out.full(), f)
 		}
 		temp, err := os.CreateTemp("", "atobackup-*.db") // a driver reaches no other file system
 		if err != nil {
@@ -121,20 +125,20 @@ func (c *capture) vacuumInto(ctx context.Context, t *target, to string) error {
 		}
 		defer os.Remove(temp.Name())
 		defer temp.Close()
-		if err := c.vacuum(ctx, t, temp.Name(), temp); err != nil {
+		if err := c.vacuum(ctx, temp.Name(), temp); err != nil {
 			return err
 		}
-		_, err = copyBytes(ctx, f, temp, c.moved(t))
+		_, err = copyBytes(ctx, f, temp, c.moved)
 		return err
 	})
 }
 
-func (c *capture) vacuum(ctx context.Context, t *target, native string, f afero.File) error {
-	fi, err := t.lstat()
+func (c *copier) vacuum(ctx context.Context, native string, f afero.File) error {
+	fi, err := c.t.lstat()
 	if err != nil {
 		return err
 	}
-	conn, err := t.DB.Conn(ctx)
+	conn, err := c.t.DB.Conn(ctx)
 	if err != nil {
 		return sourceError{hostBusy(err)}
 	}
@@ -156,55 +160,57 @@ func (c *capture) vacuum(ctx context.Context, t *target, native string, f afero.
 // copyRaw copies a database's files as they lie, with their sidecars, for
 // want of better: what was committed may be in any of them. A main file that
 // cannot be read is an error: sidecars are of no use without it.
-func (c *capture) copyRaw(ctx context.Context, t *target, from place, to, why string) error {
+func (c *copier) copyRaw(ctx context.Context, from place, to string) (main *entry, err error) {
 	for _, suffix := range append([]string{""}, sidecars...) {
 		fi, err := from.beside(suffix).lstat()
 		if errors.Is(err, fs.ErrNotExist) || err == nil && !fi.isRegular() {
 			continue
 		}
+		var e *entry
 		if err != nil {
 			err = sourceError{err}
 		} else {
-			err = c.copyFile(ctx, t, from.beside(suffix), to+suffix, typeRaw)
+			e, err = c.copyFile(ctx, from.beside(suffix), fi, to+suffix, typeRaw)
 		}
 		if suffix != "" {
-			err = c.unreadable(t, to+suffix, err)
+			err = c.unreadable(c.t, to+suffix, err)
+		} else {
+			main = e
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
-	c.note(CodeRawCopy, t, to, why)
-	return nil
+	return main, nil
 }
 
 // record adds the entry of a database's copy, which SQLite may have written in
 // an order of its own, so that there is no sum yet. In a safety snapshot a copy
 // that fails SQLite's checks is taken back: it would be no way to undo a
 // restore.
-func (c *capture) record(ctx context.Context, to string, fi fileInfo, sum string) error {
-	f, written, err := c.out.open(to)
+func (c *copier) record(ctx context.Context, out place, to string, fi fileInfo, sum string) (*entry, error) {
+	f, written, err := out.open()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer f.Close() // nothing was written
 	e := entry{Path: rawString(to), Type: typeDatabase, Size: written.size, SHA256: sum}
 	e.setAttributes(fi)
 	if sum == "" {
 		if e.SHA256, err = hashOf(ctx, f); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if c.lenient {
 		problems, err := checkCopy(ctx, f, e.Size, ValidateFull, nil)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if len(problems) > 0 {
-			return errors.Join(sourceError{joinProblems(problems)}, c.out.remove(to))
+			return nil, errors.Join(sourceError{joinProblems(problems)}, out.remove())
 		}
 		e.sound = true
 	}
-	c.entries = append(c.entries, e)
-	return nil
+	c.add(e)
+	return &e, nil
 }

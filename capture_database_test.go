@@ -31,7 +31,7 @@ func TestDatabaseIsConsistentWhileAWriterWrites(t *testing.T) {
 				wr := start(t, w.path("app.db"))
 				wr.next(t, 0)
 
-				s := w.store(t, withSources(w.database("app.db")), atFirst("db", func() {
+				s := w.store(t, withSources(w.database("app.db")), atFirst(t, "db", func() {
 					if mode == "wal" { // it goes on while we copy
 						wr.next(t, countRows(t, reader))
 					}
@@ -57,7 +57,7 @@ func TestWriterIsNotBlockedInWALMode(t *testing.T) {
 		w.bookkeeping(t, "app.db", "wal", 10)
 		service := w.connect(t, "app.db") // which waits for nobody
 		commits := 0
-		s := w.store(t, withSources(w.database("app.db")), onProgress("db", func() {
+		s := w.store(t, withSources(w.database("app.db")), onProgress(t, "db", func() {
 			mustExec(t, service, bookEntry)
 			commits++
 		}))
@@ -136,7 +136,7 @@ func TestDatabasesArePinnedBeforeTheFirstPage(t *testing.T) {
 			backup.Source{Name: "one", Kind: backup.Tree, Path: w.path("trees/one")},
 			backup.Source{Name: "b", Kind: backup.Database, Path: w.path("b.db")},
 			backup.Source{Name: "two", Kind: backup.Tree, Path: w.path("trees/two")},
-		), atFirst("a", func() {
+		), atFirst(t, "a", func() {
 			for _, name := range names {
 				mustExec(t, services[name], bookEntry)
 			}

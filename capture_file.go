@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/afero"
@@ -27,7 +25,7 @@ func hasDatabaseHeader(at place, fi fileInfo) (bool, error) {
 	if fi.size < leastDatabase {
 		return false, nil
 	}
-	f, _, err := openSeen(at, fi)
+	f, _, err := at.openSeen(fi)
 	if errors.Is(err, errNotRegular) {
 		return false, nil
 	}
@@ -40,79 +38,6 @@ func hasDatabaseHeader(at place, fi fileInfo) (bool, error) {
 		return true, nil
 	}
 	return false, err
-}
-
-// A treeCopy is the copying of one tree.
-type treeCopy struct {
-	*capture
-	t         *target
-	databases map[string]entryType // whose sidecars are left out
-	dirs      []entry
-}
-
-// copyTree copies what is in a tree. The tree must hold still as little as a
-// file must: what changes is noted.
-func (c *capture) copyTree(ctx context.Context, t *target) error {
-	tc := &treeCopy{capture: c, t: t, databases: make(map[string]entryType)}
-	err := t.dir.walk(ctx, ".", func(at place, name string, fi fileInfo) error {
-		return tc.copy(ctx, at, name, fi)
-	}, func(name string, err error) error {
-		if name == "." {
-			return err // an empty tree is not what there was
-		}
-		return c.missed(t, path.Join(t.Name, name), sourceError{err})
-	})
-	if err != nil {
-		return err
-	}
-	for _, e := range slices.Backward(tc.dirs) { // writing into one changes its time
-		if err := c.out.setAttributes(string(e.Path), e.perm()|0o700, e.MTime); err != nil {
-			return err
-		}
-		if err := c.out.syncDir(string(e.Path)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// copy copies what the walk through the tree comes upon.
-func (tc *treeCopy) copy(ctx context.Context, at place, name string, fi fileInfo) error {
-	t, to := tc.t, path.Join(tc.t.Name, name)
-	switch {
-	case t.layout.isHole(name) || t.layout.isStore(fi):
-		return skip(fi)
-	case fi.isStaging():
-		tc.note(CodeFileChanged, t, to, "was left by a restore, and is not copied")
-		return skip(fi)
-	case fi.isDir():
-		err := tc.makeDir(to, fi)
-		tc.dirs = append(tc.dirs, tc.entries[len(tc.entries)-1])
-		return err
-	case fi.isLink():
-		return tc.copyLink(t, at, to)
-	case !fi.isRegular():
-		t.skipped = append(t.skipped, name)
-		return nil
-	case tc.isLeftOut(name):
-		return nil
-	}
-	if err := tc.held.check(at); err != nil {
-		return err
-	}
-	kind, err := tc.copyTreeFile(ctx, t, at, fi, to)
-	tc.databases[name] = kind
-	return err
-}
-
-// isLeftOut reports whether a file is a sidecar of a database that has been
-// copied: what it holds is in the copy. (An index of a WAL is never data.)
-func (tc *treeCopy) isLeftOut(name string) bool {
-	return slices.ContainsFunc(sidecars, func(suffix string) bool {
-		main, ok := strings.CutSuffix(name, suffix)
-		kind := tc.databases[main]
-		return ok && (kind == typeDatabase || kind == typeRaw && suffix == "-shm")
-	})
 }
 
 // errIsDatabase: a file of a tree is to be copied hot.
@@ -132,22 +57,46 @@ func refuseDatabase(r io.ReaderAt, size int64) error {
 	return err
 }
 
+// A copier copies files of one target into the new snapshot, one after the
+// other.
+type copier struct {
+	*capture
+	t          *target
+	written    trail // in the new snapshot
+	sharedWith trail // in an earlier one
+	moved      func(n int64)
+}
+
+// newCopier returns one that tells moved how many bytes it has copied. The
+// caller closes it.
+func (c *capture) newCopier(t *target, moved func(n int64)) *copier {
+	return &copier{capture: c, t: t, written: trail{root: c.out}, moved: moved}
+}
+
+func (c *copier) close() {
+	c.written.close()
+	c.sharedWith.close()
+}
+
 // copyTreeFile copies one file of a tree, and returns as what.
-func (c *capture) copyTreeFile(ctx context.Context, t *target, at place, fi fileInfo, to string) (kind entryType, err error) {
-	err = errIsDatabase
-	if c.pins[at.full()] == nil {
-		if shared, err := c.share(t, to, fi); shared || err != nil {
+func (c *copier) copyTreeFile(ctx context.Context, at place, fi fileInfo, to string) (entryType, error) {
+	if err := c.held.check(at); err != nil {
+		return "", err
+	}
+	var e *entry
+	err := errIsDatabase
+	if !c.isPinned(at) {
+		if shared, err := c.share(to, fi); shared || err != nil {
 			return typeFile, err
 		}
-		err = c.copyFile(ctx, t, at, to, typeFile)
+		e, err = c.copyFile(ctx, at, fi, to, typeFile)
 	}
 	if err == errIsDatabase {
-		err = c.copyDatabase(ctx, t, at, to)
+		e, err = c.copyDatabase(ctx, at, to)
 	}
 	if err != nil {
-		return "", c.missed(t, to, err)
+		return "", c.missed(c.t, to, err)
 	}
-	e := c.entries[len(c.entries)-1]
 	out, err := c.written.at(to)
 	if err != nil {
 		return "", err
@@ -219,18 +168,26 @@ func (r sourceAt) ReadAt(p []byte, off int64) (int, error) {
 	return n, sourceError{err}
 }
 
-// Fd lets a file that has a descriptor be cloned.
-func (r sourceAt) Fd() uintptr {
-	if file, ok := r.ReaderAt.(interface{ Fd() uintptr }); ok {
-		return file.Fd()
-	}
-	return ^uintptr(0) // is no descriptor
+// A cloneableAt is a sourceAt that is not only read.
+type cloneableAt struct {
+	sourceAt
+	file interface{ Fd() uintptr }
 }
 
-func (c *capture) copyLink(t *target, at place, to string) error {
+func (r cloneableAt) Fd() uintptr { return r.file.Fd() }
+
+// source returns what is to be copied of a file, as a clone if possible.
+func (c *capture) source(f io.ReaderAt) io.ReaderAt {
+	if file, ok := f.(interface{ Fd() uintptr }); ok && c.clones {
+		return cloneableAt{sourceAt{f}, file}
+	}
+	return sourceAt{f}
+}
+
+func (c *copier) copyLink(at place, to string) error {
 	link, err := at.dir.readlink(at.name)
 	if err != nil {
-		return c.missed(t, to, sourceError{err})
+		return c.missed(c.t, to, sourceError{err})
 	}
 	out, err := c.written.at(to)
 	if err != nil {
@@ -239,7 +196,7 @@ func (c *capture) copyLink(t *target, at place, to string) error {
 	if err := out.dir.symlink(link, out.name); err != nil {
 		return err
 	}
-	c.entries = append(c.entries, entry{Path: rawString(to), Type: typeLink, Target: rawString(link)})
+	c.add(entry{Path: rawString(to), Type: typeLink, Target: rawString(link)})
 	return nil
 }
 
@@ -247,46 +204,45 @@ func (c *capture) copyLink(t *target, at place, to string) error {
 // anew.
 const copyAttempts = 3
 
-// copyFile copies a file. One that changes meanwhile is copied anew, and
-// after some attempts noted.
-func (c *capture) copyFile(ctx context.Context, t *target, from place, to string, kind entryType) error {
+// copyFile copies a file that was seen under a name. One that changes
+// meanwhile is copied anew, and after some attempts noted.
+func (c *copier) copyFile(ctx context.Context, from place, seen fileInfo, to string, kind entryType) (*entry, error) {
+	out, err := c.written.at(to)
+	if err != nil {
+		return nil, err
+	}
 	for attempt := 1; ; attempt++ {
-		e, stable, err := c.tryCopyFile(ctx, t, from, to, kind)
+		e, stable, err := c.tryCopyFile(ctx, from, seen, out, entry{Path: rawString(to), Type: kind})
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if stable || attempt == copyAttempts {
 			if !stable {
-				c.note(CodeFileChanged, t, to, fmt.Sprintf("changed under each of %d attempts to copy it", attempt))
+				c.note(CodeFileChanged, c.t, to, fmt.Sprintf("changed under each of %d attempts to copy it", attempt))
 			}
-			c.entries = append(c.entries, e)
-			return nil
+			c.add(e)
+			return &e, nil
 		}
-		if err := c.out.remove(to); err != nil {
-			return err
+		if err := out.remove(); err != nil {
+			return nil, err
 		}
 	}
 }
 
-// tryCopyFile copies as much as the file had when it was opened, and reports
-// whether that was all of one instant.
-func (c *capture) tryCopyFile(ctx context.Context, t *target, from place, to string, kind entryType) (e entry, stable bool, err error) {
-	f, before, err := from.open()
+// tryCopyFile copies as much as the file had when it was opened, completes its
+// entry, and reports whether that was all of one instant.
+func (c *copier) tryCopyFile(ctx context.Context, from place, seen fileInfo, out place, e entry) (_ entry, stable bool, err error) {
+	f, before, err := from.openSeen(seen)
 	if err != nil {
 		return e, false, sourceError{err}
 	}
 	defer f.Close() // nothing was written
-	src := sourceAt{f}
-	if t.Kind == Tree && kind == typeFile {
-		if err := refuseDatabase(src, before.size); err != nil {
+	if c.t.Kind == Tree && e.Type == typeFile {
+		if err := refuseDatabase(sourceAt{f}, before.size); err != nil {
 			return e, false, err
 		}
 	}
-	if err := c.refuseHidden(t, from, f, before, to); err != nil {
-		return e, false, err
-	}
-	out, err := c.written.at(to)
-	if err != nil {
+	if err := c.refuseHidden(from, f, before, string(e.Path)); err != nil {
 		return e, false, err
 	}
 	var done copied
@@ -295,16 +251,16 @@ func (c *capture) tryCopyFile(ctx context.Context, t *target, from place, to str
 		if err != nil {
 			return err
 		}
-		done, err = copyHashed(ctx, dst, src, before.size, c.moved(t))
+		done, err = copyHashed(ctx, dst, c.source(f), before.size, c.moved)
 		done.begun = created.ModTime()
 		return err
 	})
 	if err != nil {
 		return e, false, err
 	}
-	e = entry{Path: rawString(to), Type: kind, Size: done.size, SHA256: done.sha256}
+	e.Size, e.SHA256 = done.size, done.sha256
 	e.setAttributes(before)
-	stable, err = t.isOfOneInstant(ctx, &e, f, before, out, done)
+	stable, err = c.t.isOfOneInstant(ctx, &e, f, before, out, done)
 	if err != nil {
 		err = errors.Join(err, out.remove())
 	}
@@ -320,15 +276,15 @@ func (fi fileInfo) isOlder(age time.Duration, then time.Time) bool {
 
 // refuseHidden refuses a file that does not tell its size; in a tree, it is
 // copied as empty, which is noted.
-func (c *capture) refuseHidden(t *target, from place, f afero.File, info fileInfo, to string) error {
+func (c *copier) refuseHidden(from place, f afero.File, info fileInfo, to string) error {
 	hides, err := hidesSize(f, sourceAt{f}, info)
 	if err != nil || !hides {
 		return err
 	}
-	if c.lenient || t.Kind != Tree {
+	if c.lenient || c.t.Kind != Tree {
 		return &fs.PathError{Op: "read", Path: from.full(), Err: errHidesSize}
 	}
-	c.note(CodeFileChanged, t, to, errHidesSize.Error())
+	c.note(CodeFileChanged, c.t, to, errHidesSize.Error())
 	return nil
 }
 

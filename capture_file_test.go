@@ -178,7 +178,7 @@ func TestFileThatChangesUnderTheCopy(t *testing.T) {
 				for _, source := range []backup.Source{w.file("live/f"), w.treeSource("live")} {
 					w.write(t, "live/f", oldContent)
 					n := 0
-					s := w.store(t, withSources(source), onProgress(source.Name, func() {
+					s := w.store(t, withSources(source), onProgress(t, source.Name, func() {
 						n++
 						test.change(t, w, "live/f", n)
 					}))
@@ -280,7 +280,7 @@ func TestRestoreOfAFileThatVanishedLeavesTheLiveOne(t *testing.T) {
 func TestFileSourceThatVanishesAfterItsCopyIsKept(t *testing.T) {
 	eachFs(t, func(t *testing.T, w *world) {
 		w.write(t, "f", "content")
-		s := w.store(t, withSources(w.file("f")), atFirst("file", func() { w.remove(t, "f") }))
+		s := w.store(t, withSources(w.file("f")), atFirst(t, "file", func() { w.remove(t, "f") }))
 		snap, err := s.Create(t.Context(), nil)
 		if err != nil {
 			t.Fatal(err)

@@ -28,7 +28,7 @@ func TestFileThatVanishesFromATreeIsNoted(t *testing.T) {
 			w.write(t, "tree/"+name, name)
 		}
 		w.exec(t, "tree/x.db", "CREATE TABLE t (x)")
-		s := w.store(t, withSources(w.treeSource("tree")), atFirst("tree", func() {
+		s := w.store(t, withSources(w.treeSource("tree")), atFirst(t, "tree", func() {
 			for _, name := range []string{"a", "b", "d", "f/g", "x.db"} {
 				w.remove(t, "tree/"+name)
 			}
@@ -234,7 +234,7 @@ func TestLinkThatIsSwappedInIsNotFollowed(t *testing.T) {
 			}
 			w.write(t, path.Dir(swapped)+"/a", "the first to be copied")
 			w.write(t, "tree/z", "the last")
-			s := w.store(t, withSources(w.treeSource("tree")), atFirst("tree", func() {
+			s := w.store(t, withSources(w.treeSource("tree")), atFirst(t, "tree", func() {
 				w.remove(t, swapped)
 				w.symlink(t, w.path(strings.Replace(swapped, "tree/b", "outside", 1)), swapped)
 			}))
@@ -265,7 +265,7 @@ func TestDatabaseBeyondALinkThatIsSwappedInIsLeftAlone(t *testing.T) {
 			before := w.tree(t, "outside")
 			source := w.treeSource("tree")
 			source.Quiesce = func(context.Context) (func(), error) { return nil, nil } // nothing is pinned before
-			s := w.store(t, withSources(source), atFirst("tree", func() {
+			s := w.store(t, withSources(source), atFirst(t, "tree", func() {
 				w.rename(t, "tree/b", "aside")
 				w.symlink(t, w.path("outside"), "tree/b")
 			}))
@@ -294,7 +294,7 @@ func TestLinkWithinTheTreeThatIsSwappedInIsNotFollowed(t *testing.T) {
 				w.write(t, dir+"/file", "of "+dir)
 			}
 			w.write(t, path.Dir(swapped)+"/a", "the first to be copied")
-			s := w.store(t, withSources(w.treeSource("tree")), atFirst("tree", func() {
+			s := w.store(t, withSources(w.treeSource("tree")), atFirst(t, "tree", func() {
 				w.remove(t, swapped)
 				w.symlink(t, w.path(strings.Replace(swapped, "tree/b", "tree/c", 1)), swapped)
 			}))
@@ -470,7 +470,7 @@ func TestProblemWithANameThatIsNoTextIsRecorded(t *testing.T) {
 	eachFs(t, func(t *testing.T, w *world) {
 		w.write(t, "tree/a", "a")
 		w.write(t, "tree/b\xff", "b")
-		s := w.store(t, withSources(w.treeSource("tree")), atFirst("tree", func() { w.remove(t, "tree/b\xff") }))
+		s := w.store(t, withSources(w.treeSource("tree")), atFirst(t, "tree", func() { w.remove(t, "tree/b\xff") }))
 		snap, err := s.Create(t.Context(), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -517,7 +517,7 @@ func TestManyProblemsAreAbridged(t *testing.T) {
 	for i := range n {
 		w.write(t, fmt.Sprintf("tree/%04d-%s", i, strings.Repeat("n", 150)), "short")
 	}
-	s := w.store(t, withSources(w.treeSource("tree")), atFirst("tree", func() {
+	s := w.store(t, withSources(w.treeSource("tree")), atFirst(t, "tree", func() {
 		for i := range n {
 			if i > 0 {
 				w.remove(t, fmt.Sprintf("tree/%04d-%s", i, strings.Repeat("n", 150)))

@@ -188,7 +188,7 @@ func TestPipeThatIsSwappedInDoesNotBlock(t *testing.T) {
 	w := osWorld(t)
 	w.write(t, "tree/a", "a")
 	w.write(t, "tree/b", strings.Repeat("b", 1000))
-	s := w.store(t, withSources(w.treeSource("tree")), atFirst("tree", func() {
+	s := w.store(t, withSources(w.treeSource("tree")), atFirst(t, "tree", func() {
 		w.remove(t, "tree/b")
 		w.fifo(t, "tree/b")
 	}))
@@ -622,7 +622,7 @@ func TestFileWhoseTimeIsSetBackIsNotTorn(t *testing.T) {
 	w.attribute(t, "live/f", 0o644, ancient)
 	for _, source := range []backup.Source{w.file("live/f"), w.treeSource("live")} {
 		written := 0
-		snap := mustCreate(t, w.store(t, withSources(source), atFirst(source.Name, func() {
+		snap := mustCreate(t, w.store(t, withSources(source), atFirst(t, source.Name, func() {
 			written++
 			f, err := os.OpenFile(w.path("live/f"), os.O_WRONLY, 0)
 			if err != nil {
@@ -668,7 +668,7 @@ func TestSidecarsHaveTheModeOfTheDatabase(t *testing.T) {
 			t.Fatal(err)
 		}
 		seen := 0
-		mustCreate(t, w.store(t, atFirst("db", func() {
+		mustCreate(t, w.store(t, atFirst(t, "db", func() {
 			for _, suffix := range []string{"-wal", "-shm"} {
 				fi, err := os.Stat(w.path("data/atocore.db" + suffix))
 				if err != nil {
@@ -723,7 +723,7 @@ func TestServiceIsNotLockedOutByRoot(t *testing.T) {
 		}
 	}
 	t.Setenv(serviceEnv, db)
-	mustCreate(t, w.store(t, atFirst("db", func() { asStranger(t, "TestServiceOfAStranger") })))
+	mustCreate(t, w.store(t, atFirst(t, "db", func() { asStranger(t, "TestServiceOfAStranger") })))
 	if got := w.query(t, "data/atocore.db", "SELECT body FROM memories"); got != "baseline\nby the service" {
 		t.Errorf("got %q", got)
 	}

@@ -268,7 +268,7 @@ func TestCloneUnderWritersIsConsistent(t *testing.T) {
 				startGoroutine(t, w.path("app.db")), startGoroutine(t, w.path("app.db")), startProcess(t, w.path("app.db")),
 			}
 			s := w.store(t, withSources(w.database("app.db")), func(cfg *backup.Config) { cfg.BusyTimeout = time.Minute },
-				onProgress("db", func() { mustExec(t, reader, "PRAGMA wal_checkpoint(PASSIVE)") }))
+				onProgress(t, "db", func() { mustExec(t, reader, "PRAGMA wal_checkpoint(PASSIVE)") }))
 			// In WAL mode, the copy is none if the service checkpoints just then,
 			// as one that writes like this often does.
 			clones, rounds := 0, 0
@@ -524,7 +524,7 @@ func TestChecksumIsTheClones(t *testing.T) {
 			w := xfsWorld(t)
 			w.write(t, "live/f", oldContent)
 			n := 0
-			s := w.store(t, withSources(w.treeSource("live")), onProgress("tree", func() {
+			s := w.store(t, withSources(w.treeSource("live")), onProgress(t, "tree", func() {
 				n++
 				tc.change(t, w, n)
 			}))

@@ -131,6 +131,7 @@ func (s *Store) precheck(ctx context.Context, req createRequest) error {
 		return err
 	}
 	c := s.newCapture(req)
+	c.cursory = true
 	defer c.close()
 	return c.locateSources(ctx, req.sources)
 }
@@ -176,7 +177,7 @@ func (ss *session) createOnce(ctx context.Context, req createRequest) (snap *Sna
 	if err := ss.snapshots.syncDir("."); err != nil {
 		return nil, err
 	}
-	c.out, c.written.root = out, out
+	c.out = out
 	if err := c.run(ctx); err != nil {
 		return nil, err
 	}

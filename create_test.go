@@ -83,9 +83,9 @@ func TestCancelledCreateLeavesTheStoreAsItWas(t *testing.T) {
 		{"while_quiescing", func(cfg *backup.Config, cancel func()) {
 			cfg.Sources[0].Quiesce = func(context.Context) (func(), error) { cancel(); return nil, nil }
 		}},
-		{"during_the_copy_of_a_database", func(cfg *backup.Config, cancel func()) { atFirst("db", cancel)(cfg) }},
-		{"during_the_copy_of_a_file", func(cfg *backup.Config, cancel func()) { atFirst("config", cancel)(cfg) }},
-		{"during_the_copy_of_a_tree", func(cfg *backup.Config, cancel func()) { atFirst("chroma", cancel)(cfg) }},
+		{"during_the_copy_of_a_database", func(cfg *backup.Config, cancel func()) { atFirst(t, "db", cancel)(cfg) }},
+		{"during_the_copy_of_a_file", func(cfg *backup.Config, cancel func()) { atFirst(t, "config", cancel)(cfg) }},
+		{"during_the_copy_of_a_tree", func(cfg *backup.Config, cancel func()) { atFirst(t, "chroma", cancel)(cfg) }},
 		{"during_validation", func(cfg *backup.Config, cancel func()) {
 			cfg.Sources[0].Check = func(context.Context, *sqlite3.Conn) error { cancel(); return nil }
 		}},

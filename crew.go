@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"context"
 	"runtime"
 	"sync"
 )
@@ -29,6 +30,24 @@ func newCrew(native bool) *crew {
 
 // size is how many may work at a time.
 func (c *crew) size() int { return max(1, cap(c.slots)) }
+
+// run has begin start all the work, and waits for it. What begin returns, or
+// fail is told, ends all, also what does not depend on it; the first such error
+// is returned.
+func (c *crew) run(ctx context.Context, begin func(ctx context.Context, fail func(error)) error) error {
+	inner, fail := context.WithCancelCause(ctx)
+	defer c.dismiss()
+	defer fail(nil)
+	if err := begin(inner, fail); err != nil {
+		fail(err)
+	} else {
+		c.wait()
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return context.Cause(inner)
+}
 
 // start has work done by the next member that is free.
 func (c *crew) start(work func()) {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -26,7 +27,8 @@ type dir struct {
 	native bool   // fs is a rootFs: names go to it as they are
 	batch  batch  // if not nil, syncs are put off
 
-	self *os.File // on the directory itself, once handle was called
+	opening sync.Mutex // of self
+	self    *os.File   // on the directory itself, once handle was called
 }
 
 // fileInfo is what lstat said at one instant. (An [fs.FileInfo] of afero's
@@ -228,6 +230,8 @@ func (d *dir) close() {
 // handle returns a file of the operating system on the directory itself, which
 // is open for as long as d is.
 func (d *dir) handle() (*os.File, error) {
+	d.opening.Lock()
+	defer d.opening.Unlock()
 	if d.self != nil {
 		return d.self, nil
 	}
@@ -302,6 +306,17 @@ func (d *dir) open(name string) (afero.File, fileInfo, error) {
 	return d.openRegular(name, os.O_RDONLY)
 }
 
+// openSeen is open for who has just seen the file: it is not looked at again
+// before it is opened, where it can be told afterwards that it is that one.
+func (d *dir) openSeen(name string, seen fileInfo) (afero.File, fileInfo, error) {
+	if d.native && seen.sys != nil {
+		if f, info, err := d.openSame(name, os.O_RDONLY, seen); err == nil {
+			return f, info, nil
+		}
+	}
+	return d.open(name)
+}
+
 // openRegular tries anew when another file takes the name meanwhile, as one
 // does that is written aside and renamed.
 func (d *dir) openRegular(name string, flag int) (afero.File, fileInfo, error) {
@@ -318,20 +333,23 @@ func (d *dir) openRegular(name string, flag int) (afero.File, fileInfo, error) {
 var errReplaced = errors.New("replaced while it was opened")
 
 func (d *dir) tryOpenRegular(name string, flag int) (afero.File, fileInfo, error) {
-	before, err := d.lstat(name)
+	seen, err := d.lstat(name)
 	if err != nil {
 		return nil, fileInfo{}, err
 	}
-	if !before.isRegular() {
-		return nil, fileInfo{}, &fs.PathError{Op: "open", Path: d.full(name), Err: errNotRegular}
-	}
-	if d.native {
-		flag |= oNonblock // a pipe that took the file's place since
+	return d.openSame(name, flag, seen)
+}
+
+// openSame opens the regular file that was seen under a name.
+func (d *dir) openSame(name string, flag int, seen fileInfo) (afero.File, fileInfo, error) {
+	notRegular := &fs.PathError{Op: "open", Path: d.full(name), Err: errNotRegular}
+	if !seen.isRegular() {
+		return nil, fileInfo{}, notRegular
 	}
 	f, err := d.fs.OpenFile(d.path(name), flag, 0)
 	if err != nil {
 		if now, lstatErr := d.lstat(name); lstatErr == nil && !now.isRegular() {
-			err = &fs.PathError{Op: "open", Path: d.full(name), Err: errNotRegular}
+			err = notRegular
 		}
 		return nil, fileInfo{}, err
 	}
@@ -342,7 +360,7 @@ func (d *dir) tryOpenRegular(name string, flag int) (afero.File, fileInfo, error
 	}
 	info := newFileInfo(fi)
 	info.name = path.Base(name)
-	if !info.isRegular() || !info.sameFile(before) {
+	if !info.isRegular() || !info.sameFile(seen) {
 		f.Close()
 		return nil, fileInfo{}, &fs.PathError{Op: "open", Path: d.full(name), Err: errReplaced}
 	}
@@ -417,6 +435,9 @@ func (d *dir) symlink(target, name string) error {
 // setAttributes gives a file or directory its permission bits and its time
 // of modification.
 func (d *dir) setAttributes(name string, perm fs.FileMode, mtime time.Time) error {
+	if d.trySetAttributes(name, perm, mtime) {
+		return nil
+	}
 	if err := d.fs.Chmod(d.path(name), perm.Perm()); err != nil {
 		return err
 	}

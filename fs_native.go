@@ -31,8 +31,11 @@ func (r rootFs) Open(name string) (afero.File, error) {
 	return r.OpenFile(name, os.O_RDONLY, 0)
 }
 
+// OpenFile never waits for the other end of a pipe. (And package os makes no
+// attempt to have a regular file not block, which it takes back when that is of
+// no use.)
 func (r rootFs) OpenFile(name string, flag int, perm fs.FileMode) (afero.File, error) {
-	f, err := r.root.OpenFile(name, flag, perm)
+	f, err := r.root.OpenFile(name, flag|oNonblock, perm)
 	if err != nil {
 		return nil, r.full(err) // and not a nil *os.File in an afero.File
 	}

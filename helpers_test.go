@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -296,7 +297,8 @@ func (w *world) treeSource(name string) backup.Source {
 
 // onProgress returns a change of a Config that calls hook each time that
 // Create has copied a part of a source. What it validates comes after.
-func onProgress(source string, hook func()) func(*backup.Config) {
+func onProgress(t *testing.T, source string, hook func()) func(*backup.Config) {
+	onOneCore(t)
 	return func(cfg *backup.Config) {
 		cfg.Progress = func(p backup.Progress) {
 			if p.Op == "create" && p.Source == source {
@@ -306,10 +308,17 @@ func onProgress(source string, hook func()) func(*backup.Config) {
 	}
 }
 
+// onOneCore has the rest of a test run on one core, where an operation does one
+// thing after the other, and reports it at once.
+func onOneCore(t *testing.T) {
+	n := runtime.GOMAXPROCS(1)
+	t.Cleanup(func() { runtime.GOMAXPROCS(n) })
+}
+
 // atFirst returns a change of a Config that calls hook when the first bytes
 // of a source have been copied.
-func atFirst(source string, hook func()) func(*backup.Config) {
-	return onProgress(source, sync.OnceFunc(hook))
+func atFirst(t *testing.T, source string, hook func()) func(*backup.Config) {
+	return onProgress(t, source, sync.OnceFunc(hook))
 }
 
 // connect opens a database as the service has it open, until the test ends.

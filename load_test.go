@@ -168,7 +168,7 @@ func TestLoadDatabasesAreAsFarApartAsTheirPins(t *testing.T) {
 				steps(between) // the first is pinned, the second is about to be
 				return nil, nil
 			}
-			snap := mustCreate(t, w.store(t, withSources(sources...), onProgress("first", func() { steps(1) })))
+			snap := mustCreate(t, w.store(t, withSources(sources...), onProgress(t, "first", func() { steps(1) })))
 			first, second := w.copies(t, snap)
 			if first != 2 || second != 2+between {
 				t.Errorf("copies of %d and %d, want %d and %d", first, second, 2, 2+between)
@@ -235,7 +235,7 @@ func (w *world) mustNotTear(t *testing.T, sources []backup.Source, mode string) 
 		look("second")
 		return nil, nil
 	}
-	snap := mustCreate(t, w.store(t, withSources(sources...), atFirst("first", func() { look("second") }),
+	snap := mustCreate(t, w.store(t, withSources(sources...), atFirst(t, "first", func() { look("second") }),
 		func(cfg *backup.Config) { cfg.BusyTimeout = time.Minute }))
 
 	first, second := w.copies(t, snap)

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"context"
 	"maps"
 	"slices"
 )
@@ -40,4 +41,40 @@ func (m *meter) finish() {
 func (m *meter) set(source string, done int64) {
 	m.done[source] = done
 	m.report(Progress{Op: m.op, Source: source, Done: m.done[source], Total: m.total[source]})
+}
+
+// A tally tells a meter what a member of a crew has done of a source, not too
+// often.
+type tally struct {
+	ctx    context.Context
+	crew   *crew
+	meter  *meter
+	source string
+	bytes  int64
+}
+
+// of has what comes next count for a source.
+func (t *tally) of(source string) {
+	if source != t.source {
+		t.report()
+		t.source = source
+	}
+}
+
+func (t *tally) count(n int64) {
+	if t.bytes += n; t.bytes >= handfulBytes {
+		t.report()
+	}
+}
+
+func (t *tally) report() {
+	if t.bytes > 0 {
+		source, n := t.source, t.bytes
+		t.crew.call(func() {
+			if t.ctx.Err() == nil { // the host wants to hear no more of it
+				t.meter.of(source)(n)
+			}
+		})
+	}
+	t.bytes = 0
 }

@@ -68,7 +68,7 @@ func (r *restorer) compare(ctx context.Context, in func(sw *swap) string) error 
 	v := newVerifier(ctx, r.root, nil, ValidateFull, r.meter)
 	err := v.run(func() error {
 		for _, sw := range r.journal.Swaps {
-			if err := v.compareSwap(sw, in(sw)); err != nil {
+			if err := v.compareSwap(sw, in(sw), r.from.entries); err != nil {
 				return fmt.Errorf("source %q: %w", sw.Source, err)
 			}
 		}
@@ -81,7 +81,7 @@ func (r *restorer) compare(ctx context.Context, in func(sw *swap) string) error 
 }
 
 // compareSwap has a crew read what it must of the entries of a swap.
-func (v *verifier) compareSwap(sw *swap, in string) error {
+func (v *verifier) compareSwap(sw *swap, in string, entries manifest) error {
 	root, err := sw.dir.sub(in)
 	if err != nil {
 		return err
@@ -89,8 +89,8 @@ func (v *verifier) compareSwap(sw *swap, in string) error {
 	defer root.close()
 	to := trail{root: root}
 	defer to.close()
-	h := handful{verifier: v}
-	defer h.flush()
+	files := v.reader(entries)
+	defer files.flush()
 	for i := range sw.entries {
 		if err := v.ctx.Err(); err != nil {
 			return err
@@ -105,7 +105,7 @@ func (v *verifier) compareSwap(sw *swap, in string) error {
 			return err
 		}
 		if v.entry(e.entry, at, fi) && !(e.seen != nil && fi.isStill(*e.seen)) {
-			h.add(e.entry, at, fi)
+			v.read(files, e.entry, at, fi)
 		}
 		if e.seen != nil && fi.mode != e.seen.mode {
 			v.add(e.entry, CodeTypeMismatch, fmt.Sprintf("%v, and not %v", fi.mode, e.seen.mode))

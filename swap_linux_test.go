@@ -197,7 +197,7 @@ func TestDatabaseOfATreeIsNotOpenedElsewhere(t *testing.T) {
 				w.symlink(t, w.path(strings.Replace(place, "chroma/dir", "outside", 1)), place)
 				return nil, nil
 			}
-			s := w.store(t, withSources(app, w.treeSource("chroma")), atFirst("db", func() {
+			s := w.store(t, withSources(app, w.treeSource("chroma")), atFirst(t, "db", func() {
 				w.remove(t, place)
 				w.rename(t, "aside", place)
 			}))

@@ -129,8 +129,8 @@ func (t *target) identify(e *entry, fi fileInfo, begun time.Time) {
 // share gives the new snapshot what an earlier one has of an unchanged file,
 // and reports whether that could be done. If not, the file is to be copied.
 // (Whether it is what it should be is for the validation to find.)
-func (c *capture) share(t *target, to string, fi fileInfo) (bool, error) {
-	from, e := c.earlier(t, to, fi)
+func (c *copier) share(to string, fi fileInfo) (bool, error) {
+	from, e := c.earlier(c.t, to, fi)
 	if e == nil {
 		return false, nil
 	}
@@ -138,7 +138,7 @@ func (c *capture) share(t *target, to string, fi fileInfo) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	err = c.shareFrom(from, e, t, out)
+	err = c.shareFrom(from, e, out)
 	if errors.Is(err, fs.ErrExist) {
 		return false, nil // that is not ours to remove
 	}
@@ -147,24 +147,21 @@ func (c *capture) share(t *target, to string, fi fileInfo) (bool, error) {
 	}
 	again := *e
 	again.shared = true
-	c.entries = append(c.entries, again)
-	c.moved(t)(e.Size)
+	c.add(again)
+	c.moved(e.Size)
 	return true, nil
 }
 
 // errNotShared: it is to be copied.
 var errNotShared = errors.New("cannot be shared")
 
-func (c *capture) shareFrom(from *loaded, e *entry, t *target, out place) error {
-	if c.sharedWith.root != from.dir {
-		c.sharedWith.close()
-		c.sharedWith.root = from.dir
-	}
+func (c *copier) shareFrom(from *loaded, e *entry, out place) error {
+	c.sharedWith.root = from.dir // it is one for each source
 	in, err := c.sharedWith.at(string(e.Path))
 	switch {
 	case err != nil:
 		return err
-	case t.LinkUnchanged:
+	case c.t.LinkUnchanged:
 		return in.link(out)
 	case e.Size == 0: // has no blocks
 		return errNotShared

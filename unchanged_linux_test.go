@@ -180,7 +180,7 @@ func TestAgeOfAFileIsThatWhenItsCopyBegins(t *testing.T) {
 	w := newWorld(t, crashfs.New(crashfs.Options{Now: func() time.Time { return now }}), "/srv")
 	w.write(t, "tree/a", strings.Repeat("old", 1<<20))
 	written := false
-	s := w.store(t, linkedTree(w), onProgress("tree", func() {
+	s := w.store(t, linkedTree(w), onProgress(t, "tree", func() {
 		if !written {
 			written = true
 			w.write(t, "tree/a", strings.Repeat("NEW", 1<<20))

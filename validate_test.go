@@ -206,6 +206,7 @@ func edited(name string, fn func([]byte) []byte) func(*testing.T, *world) *backu
 // progress on the source, and validates it.
 func capturedUnder(source string, hook func(t *testing.T, w *world)) func(*testing.T, *world) *backup.Report {
 	return func(t *testing.T, w *world) *backup.Report {
+		onOneCore(t)
 		s := w.store(t, func(cfg *backup.Config) {
 			cfg.Progress = func(p backup.Progress) {
 				if p.Op == "create" && p.Source == source && p.Done <= p.Total {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -81,25 +80,25 @@ func (v *verifier) verify(sources []SourceState, entries manifest) error {
 
 // run waits for the crew to read what walk has handed over.
 func (v *verifier) run(walk func() error) error {
-	ctx, cancel := context.WithCancel(v.ctx)
-	v.ctx = ctx
-	defer v.crew.dismiss()
-	defer cancel()
-	if err := walk(); err != nil {
+	err := v.crew.run(v.ctx, func(ctx context.Context, _ func(error)) error {
+		v.ctx = ctx
+		return walk()
+	})
+	if err != nil {
 		return err
 	}
-	v.crew.wait()
 	for _, e := range v.sound { // by now nobody looks at the entries
 		e.sound = true
 	}
-	return v.ctx.Err()
+	return nil
 }
 
 // walk has every entry examined that is there, and notes what does not belong.
 // It returns the entries that are there.
 func (v *verifier) walk(entries manifest) (present map[*entry]bool, err error) {
 	present = make(map[*entry]bool)
-	h := handful{verifier: v}
+	files := v.reader(entries)
+	defer files.flush()
 	err = v.dir.walk(v.ctx, ".", func(at place, name string, fi fileInfo) error {
 		if name == "." || name == metadataName || name == manifestName {
 			return nil
@@ -107,7 +106,7 @@ func (v *verifier) walk(entries manifest) (present map[*entry]bool, err error) {
 		if e, ok := entries.find(name); ok {
 			present[e] = true
 			if v.entry(e, at, fi) {
-				h.add(e, at, fi)
+				v.read(files, e, at, fi)
 			}
 			return nil
 		}
@@ -121,8 +120,18 @@ func (v *verifier) walk(entries manifest) (present map[*entry]bool, err error) {
 		}
 		return nil
 	}, exceptGone) // what vanished is missing, if it belonged
-	h.flush()
 	return present, err
+}
+
+// read has the bytes of an entry read.
+func (v *verifier) read(files *gatherer, e *entry, at place, fi fileInfo) {
+	add := files.add
+	if e.Type == typeDatabase {
+		add = files.addAlone
+	}
+	if err := add(at, string(e.Path), fi); err != nil {
+		v.unreadable(e, err)
+	}
 }
 
 // missingCode says what it is that is missing: of a source that has one
@@ -178,95 +187,18 @@ func (v *verifier) entry(e *entry, at place, fi fileInfo) bool {
 	return e.Type == typeDatabase || fi.size == e.Size && v.level != ValidateStructure
 }
 
-// A handful is some files of one directory whose bytes one member of the crew
-// will read.
-type handful struct {
-	*verifier
-	from  *dir // where the walk is
-	dir   *dir // the same, for as long as the handful needs it
-	files []handed
-	bytes int64
-}
-
-type handed struct {
-	*entry
-	name string   // in the directory
-	info fileInfo // as the walk saw it
-}
-
-// So much is worth the while of handing it over.
-const (
-	handfulFiles = 64
-	handfulBytes = 1 << 20
-)
-
-func (h *handful) add(e *entry, at place, fi fileInfo) {
-	if h.from != at.dir || e.Type == typeDatabase {
-		h.flush()
-	}
-	if len(h.files) == 0 {
-		here, err := at.dir.sub(".") // the walk will close its own
-		if err != nil {
-			h.unreadable(e, err)
-			return
-		}
-		h.from, h.dir = at.dir, here
-	}
-	h.files = append(h.files, handed{e, at.name, fi})
-	h.bytes += fi.size
-	if len(h.files) == handfulFiles || h.bytes >= handfulBytes || e.Type == typeDatabase {
-		h.flush()
-	}
-}
-
-// flush has what is in the handful read.
-func (h *handful) flush() {
-	if len(h.files) == 0 {
-		return
-	}
-	v, d, files := h.verifier, h.dir, h.files
-	*h = handful{verifier: v}
-	v.crew.start(func() {
-		defer d.close()
-		t := tally{verifier: v}
+// reader has the crew read the bytes of entries, which it is given by their
+// paths.
+func (v *verifier) reader(entries manifest) *gatherer {
+	return &gatherer{crew: v.crew, work: func(files []found) {
+		t := tally{ctx: v.ctx, crew: v.crew, meter: v.meter}
 		defer t.report()
 		for _, f := range files {
-			t.of(f.source())
-			v.content(f.entry, place{d, f.name}, f.info, &t)
+			e, _ := entries.find(f.path)
+			t.of(e.source())
+			v.content(e, f.place, f.info, &t)
 		}
-	})
-}
-
-// A tally tells the meter of bytes that were read, not too often.
-type tally struct {
-	*verifier
-	source string
-	bytes  int64
-}
-
-func (t *tally) of(source string) {
-	if source != t.source {
-		t.report()
-		t.source = source
-	}
-}
-
-func (t *tally) count(n int64) {
-	if t.bytes += n; t.bytes >= handfulBytes {
-		t.report()
-	}
-}
-
-func (t *tally) report() {
-	if t.bytes > 0 {
-		source, n := t.source, t.bytes
-		t.crew.call(func() {
-			if t.ctx.Err() == nil { // the host wants to hear no more of it
-				t.meter.of(source)(n)
-			}
-		})
-	}
-	t.bytes = 0
+	}}
 }
 
 // content reads an entry's bytes, as far as the level asks.
@@ -274,7 +206,7 @@ func (v *verifier) content(e *entry, at place, fi fileInfo, read *tally) {
 	if v.ctx.Err() != nil {
 		return
 	}
-	f, info, err := openSeen(at, fi)
+	f, info, err := at.openSeen(fi)
 	if err != nil {
 		v.unreadable(e, err)
 		return
@@ -316,25 +248,6 @@ func (v *verifier) passed(e *entry) {
 	if v.level == ValidateFull && e.SHA256 != "" && len(v.wrong[e]) == 0 && v.ctx.Err() == nil {
 		v.sound = append(v.sound, e)
 	}
-}
-
-// openSeen opens the regular file at a place, where a walk has just seen it.
-func openSeen(at place, fi fileInfo) (afero.File, fileInfo, error) {
-	if !at.dir.native || !fi.isRegular() {
-		return at.open()
-	}
-	f, err := at.dir.fs.OpenFile(at.dir.path(at.name), os.O_RDONLY|oNonblock, 0) // a pipe may have taken its place
-	if err != nil {
-		return at.open() // which knows what that means
-	}
-	now, err := f.Stat()
-	if err == nil {
-		if info := newFileInfo(now); info.isRegular() && info.sameFile(fi) {
-			return f, info, nil
-		}
-	}
-	f.Close() // nothing was written
-	return at.open()
 }
 
 func (v *verifier) compareHash(e *entry, f afero.File, read func(n int64)) {

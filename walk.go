@@ -25,7 +25,10 @@ func (p place) full() string { return p.dir.full(p.name) }
 
 func (p place) lstat() (fileInfo, error)            { return p.dir.lstat(p.name) }
 func (p place) open() (afero.File, fileInfo, error) { return p.dir.open(p.name) }
-func (p place) exists() (bool, error)               { return p.dir.exists(p.name) }
+func (p place) openSeen(fi fileInfo) (afero.File, fileInfo, error) {
+	return p.dir.openSeen(p.name, fi)
+}
+func (p place) exists() (bool, error) { return p.dir.exists(p.name) }
 
 func (p place) remove() error { return p.dir.remove(p.name) }
 

@@ -1,0 +1,170 @@
+package backup
+
+import (
+	"cmp"
+	"context"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// A treeCopy is the copying of one tree.
+type treeCopy struct {
+	*copier // for what is not left to the crew
+	dirs    []entry
+	later   []string // what may be a database's sidecar
+
+	mu        sync.Mutex
+	databases map[string]entryType // that have been copied, and as what
+}
+
+// copyTree copies what is in a tree, on all cores. The tree must hold still as
+// little as a file must: what changes is noted.
+func (c *copier) copyTree(ctx context.Context) error {
+	tc := &treeCopy{copier: c, databases: make(map[string]entryType)}
+	noted := len(c.problems)
+	crew := newCrew(c.t.dir.native && c.out.native)
+	err := crew.run(ctx, func(ctx context.Context, fail func(error)) error {
+		files := &gatherer{crew: crew, work: func(files []found) {
+			if err := tc.copyFiles(ctx, crew, files); err != nil {
+				fail(err)
+			}
+		}}
+		defer files.flush()
+		return tc.walk(ctx, files)
+	})
+	if err == nil {
+		err = tc.copyLater(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	slices.SortStableFunc(c.problems[noted:], func(a, b Problem) int { return cmp.Compare(a.Path, b.Path) })
+	return tc.finishDirs()
+}
+
+// walk has all files that are in the tree copied, and copies the rest, but for
+// what is to be copied later.
+func (tc *treeCopy) walk(ctx context.Context, files *gatherer) error {
+	return tc.t.dir.walk(ctx, ".", func(at place, name string, fi fileInfo) error {
+		return tc.meet(ctx, files, at, name, fi)
+	}, func(name string, err error) error {
+		if name == "." {
+			return err // an empty tree is not what there was
+		}
+		return tc.missed(tc.t, tc.to(name), sourceError{err})
+	})
+}
+
+// to is what is called name in the tree as the snapshot calls it.
+func (tc *treeCopy) to(name string) string { return path.Join(tc.t.Name, name) }
+
+// meet deals with what the walk through the tree comes upon.
+func (tc *treeCopy) meet(ctx context.Context, files *gatherer, at place, name string, fi fileInfo) error {
+	t := tc.t
+	switch {
+	case t.layout.isHole(name) || t.layout.isStore(fi):
+		return skip(fi)
+	case fi.isStaging():
+		tc.note(CodeFileChanged, t, tc.to(name), "was left by a restore, and is not copied")
+		return skip(fi)
+	case fi.isDir():
+		e, err := tc.makeDir(tc.to(name), fi)
+		tc.dirs = append(tc.dirs, e)
+		return err
+	case fi.isLink():
+		return tc.copyLink(at, tc.to(name))
+	case !fi.isRegular():
+		t.skipped = append(t.skipped, name)
+		return nil
+	case mainOf(name) != "":
+		tc.later = append(tc.later, name)
+		return nil
+	case files.crew.size() == 1:
+		return tc.put(ctx, tc.copier, at, fi, name)
+	case tc.isPinned(at):
+		return files.addAlone(at, name, fi)
+	}
+	return files.add(at, name, fi)
+}
+
+// copyFiles copies some files of one directory, as a member of a crew.
+func (tc *treeCopy) copyFiles(ctx context.Context, crew *crew, files []found) error {
+	copied := tally{ctx: ctx, crew: crew, meter: tc.meter, source: tc.t.Name}
+	defer copied.report()
+	c := tc.newCopier(tc.t, copied.count)
+	defer c.close()
+	for _, f := range files {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := tc.put(ctx, c, f.place, f.info, f.path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// put copies one file, and notes what it was.
+func (tc *treeCopy) put(ctx context.Context, c *copier, at place, fi fileInfo, name string) error {
+	kind, err := c.copyTreeFile(ctx, at, fi, tc.to(name))
+	if err == nil && kind != typeFile {
+		tc.mu.Lock()
+		defer tc.mu.Unlock()
+		tc.databases[name] = kind
+	}
+	return err
+}
+
+// copyLater copies what looks like a database's sidecar and is none, or is to
+// be copied with it. (An index of a WAL is never data.) What a sidecar holds of a
+// database that was copied is in the copy.
+func (tc *treeCopy) copyLater(ctx context.Context) error {
+	read := trail{root: tc.t.dir}
+	defer read.close()
+	for _, name := range tc.later {
+		kind := tc.databases[mainOf(name)]
+		if kind == typeDatabase || kind == typeRaw && strings.HasSuffix(name, "-shm") {
+			continue
+		}
+		at, err := read.at(name)
+		var fi fileInfo
+		if err == nil {
+			fi, err = at.lstat()
+		}
+		if err != nil {
+			err = tc.missed(tc.t, tc.to(name), sourceError{err})
+		} else {
+			err = tc.put(ctx, tc.copier, at, fi, name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mainOf returns the name of the database whose sidecar a name would be, or "".
+func mainOf(name string) string {
+	for _, suffix := range sidecars {
+		if main, ok := strings.CutSuffix(name, suffix); ok {
+			return main
+		}
+	}
+	return ""
+}
+
+// finishDirs ends what was written to the directories, which has changed their
+// times.
+func (tc *treeCopy) finishDirs() error {
+	for _, e := range slices.Backward(tc.dirs) {
+		if err := tc.out.setAttributes(string(e.Path), e.perm()|0o700, e.MTime); err != nil {
+			return err
+		}
+		if err := tc.out.syncDir(string(e.Path)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
