@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -165,28 +166,59 @@ func (t *target) hasSidecars() bool {
 
 // scan sums up a tree and finds its databases.
 func (c *capture) scan(ctx context.Context, t *target) error {
-	return t.dir.walk(ctx, t.name, func(at place, name string, fi fileInfo) error {
-		if t.layout.isHole(name) || t.layout.isStore(fi) || fi.isStaging() {
-			return skip(fi)
-		}
-		t.files++
-		t.bytes += fi.size
-		_, same := c.earlier(t, path.Join(t.Name, name), fi)
-		if same != nil || c.canClone(fi) {
-			t.free += fi.size
-		}
-		if err := c.held.check(at); err != nil {
-			return err
-		}
-		if c.cursory || same != nil || !fi.isRegular() || fi.size%leastDatabase != 0 || len(t.databases) == maxPins || t.Quiesce != nil {
+	crew := newCrew(t.dir.native)
+	err := crew.run(ctx, func(ctx context.Context, fail func(error)) error {
+		candidates := &gatherer{crew: crew, work: func(files []found) {
+			for _, f := range files {
+				if err := c.findDatabase(ctx, t, f); err != nil {
+					fail(err)
+				}
+			}
+		}}
+		defer candidates.flush()
+		return t.dir.walk(ctx, t.name, func(at place, name string, fi fileInfo) error {
+			if t.layout.isHole(name) || t.layout.isStore(fi) || fi.isStaging() {
+				return skip(fi)
+			}
+			t.files++
+			t.bytes += fi.size
+			_, same := c.earlier(t, path.Join(t.Name, name), fi)
+			if same != nil || c.canClone(fi) {
+				t.free += fi.size
+			}
+			if err := c.held.check(at); err != nil {
+				return err
+			}
+			if !c.cursory && same == nil && t.Quiesce == nil && fi.isOfPages() {
+				candidates.add(at, name, fi)
+			}
 			return nil
-		}
-		isDB, err := hasDatabaseHeader(at, fi)
-		if isDB {
-			t.databases = append(t.databases, place{t.dir, name}) // that one stays open
-		}
-		return c.laterNoted(name, err)
-	}, c.laterNoted)
+		}, c.laterNoted)
+	})
+	slices.SortFunc(t.databases, func(a, b place) int { return cmp.Compare(a.name, b.name) })
+	t.databases = t.databases[:min(len(t.databases), maxPins)]
+	return err
+}
+
+// isOfPages reports whether a file has the size of a database: all sizes of
+// pages are multiples of the smallest.
+func (fi fileInfo) isOfPages() bool {
+	return fi.isRegular() && fi.size >= leastDatabase && fi.size%leastDatabase == 0
+}
+
+// findDatabase notes a file of a tree if it is a database, as a member of a
+// crew.
+func (c *capture) findDatabase(ctx context.Context, t *target, f found) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	isDB, err := hasDatabaseHeader(f.place, f.info)
+	if isDB {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		t.databases = append(t.databases, place{t.dir, f.path}) // that one stays open
+	}
+	return c.laterNoted(f.path, err)
 }
 
 // laterNoted passes over what will be noted when it is not copied. A tree

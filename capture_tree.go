@@ -17,12 +17,14 @@ type treeCopy struct {
 
 	mu        sync.Mutex
 	databases map[string]entryType // that have been copied, and as what
+	idle      []*copier            // of members: their trails may be near what comes next
 }
 
 // copyTree copies what is in a tree, on all cores. The tree must hold still as
 // little as a file must: what changes is noted.
 func (c *copier) copyTree(ctx context.Context) error {
 	tc := &treeCopy{copier: c, databases: make(map[string]entryType)}
+	defer tc.dismiss()
 	noted := len(c.problems)
 	crew := newCrew(c.t.dir.native && c.out.native)
 	err := crew.run(ctx, func(ctx context.Context, fail func(error)) error {
@@ -84,17 +86,20 @@ func (tc *treeCopy) meet(ctx context.Context, files *gatherer, at place, name st
 	case files.crew.size() == 1:
 		return tc.put(ctx, tc.copier, at, fi, name)
 	case tc.isPinned(at):
-		return files.addAlone(at, name, fi)
+		files.addAlone(at, name, fi)
+	default:
+		files.add(at, name, fi)
 	}
-	return files.add(at, name, fi)
+	return nil
 }
 
 // copyFiles copies some files of one directory, as a member of a crew.
 func (tc *treeCopy) copyFiles(ctx context.Context, crew *crew, files []found) error {
 	copied := tally{ctx: ctx, crew: crew, meter: tc.meter, source: tc.t.Name}
 	defer copied.report()
-	c := tc.newCopier(tc.t, copied.count)
-	defer c.close()
+	c := tc.hire()
+	defer tc.letGo(c)
+	c.moved = copied.count
 	for _, f := range files {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -104,6 +109,32 @@ func (tc *treeCopy) copyFiles(ctx context.Context, crew *crew, files []found) er
 		}
 	}
 	return nil
+}
+
+// hire returns a copier for a member, until it lets go of it.
+func (tc *treeCopy) hire() *copier {
+	tc.mu.Lock()
+	defer tc.mu.Unlock()
+	last := len(tc.idle) - 1
+	if last < 0 {
+		return tc.newCopier(tc.t, nil)
+	}
+	c := tc.idle[last]
+	tc.idle = tc.idle[:last]
+	return c
+}
+
+func (tc *treeCopy) letGo(c *copier) {
+	tc.mu.Lock()
+	defer tc.mu.Unlock()
+	tc.idle = append(tc.idle, c)
+}
+
+// dismiss closes the copiers of the members, who have done their work.
+func (tc *treeCopy) dismiss() {
+	for _, c := range tc.idle {
+		c.close()
+	}
 }
 
 // put copies one file, and notes what it was.
@@ -159,10 +190,14 @@ func mainOf(name string) string {
 // times.
 func (tc *treeCopy) finishDirs() error {
 	for _, e := range slices.Backward(tc.dirs) {
-		if err := tc.out.setAttributes(string(e.Path), e.perm()|0o700, e.MTime); err != nil {
+		out, err := tc.written.at(string(e.Path))
+		if err != nil {
 			return err
 		}
-		if err := tc.out.syncDir(string(e.Path)); err != nil {
+		if err := out.dir.setAttributes(out.name, e.perm()|0o700, e.MTime); err != nil {
+			return err
+		}
+		if err := out.dir.syncDir(out.name); err != nil {
 			return err
 		}
 	}

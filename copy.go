@@ -95,8 +95,8 @@ type hashBeside struct {
 
 // newHashBeside returns one for so many bytes, about. It must be ended.
 func newHashBeside(size int64) *hashBeside {
-	const worthwhile = 64 << 10 // bytes
-	const ahead = 3             // buffers; the hash is what takes longest
+	const worthwhile = copyBuffer // less is in the cache, and copied at once
+	const ahead = 3               // buffers; the hash is what takes longest
 	h := &hashBeside{sum: sha256.New()}
 	if size < worthwhile {
 		return h

@@ -27,8 +27,9 @@ type dir struct {
 	native bool   // fs is a rootFs: names go to it as they are
 	batch  batch  // if not nil, syncs are put off
 
-	opening sync.Mutex // of self
-	self    *os.File   // on the directory itself, once handle was called
+	mu    sync.Mutex
+	self  *os.File // on the directory itself, once handle was called
+	users int      // that are still to close it, but for one
 }
 
 // fileInfo is what lstat said at one instant. (An [fs.FileInfo] of afero's
@@ -218,7 +219,22 @@ func (d *dir) path(name string) string {
 // full returns where name is, on fs or on the operating system.
 func (d *dir) full(name string) string { return filepath.Join(d.base, filepath.FromSlash(name)) }
 
+// share returns d for another user, who closes it too: it is open until all
+// have done so.
+func (d *dir) share() *dir {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.users++
+	return d
+}
+
 func (d *dir) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.users > 0 {
+		d.users--
+		return
+	}
 	if d.self != nil {
 		d.self.Close() // nothing was written through it
 	}
@@ -230,8 +246,8 @@ func (d *dir) close() {
 // handle returns a file of the operating system on the directory itself, which
 // is open for as long as d is.
 func (d *dir) handle() (*os.File, error) {
-	d.opening.Lock()
-	defer d.opening.Unlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.self != nil {
 		return d.self, nil
 	}

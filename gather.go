@@ -6,7 +6,7 @@ type gatherer struct {
 	crew *crew
 	work func(files []found) // done by a member
 
-	from  *dir // where the walk is
+	from  *dir // where the files are
 	files []found
 	bytes int64
 }
@@ -25,43 +25,35 @@ const (
 )
 
 // add has a file worked on, together with others.
-func (g *gatherer) add(at place, path string, fi fileInfo) error {
+func (g *gatherer) add(at place, path string, fi fileInfo) {
 	if g.from != at.dir {
 		g.flush()
 	}
-	here := place{name: at.name}
-	if len(g.files) > 0 {
-		here.dir = g.files[0].dir
-	} else {
-		sub, err := at.dir.sub(".") // the walk will close its own
-		if err != nil {
-			return err
-		}
-		g.from, here.dir = at.dir, sub
+	if len(g.files) == 0 {
+		g.from = at.dir.share() // the walk goes on
 	}
-	g.files = append(g.files, found{here, path, fi})
+	g.files = append(g.files, found{at, path, fi})
 	if g.bytes += fi.size; len(g.files) == handfulFiles || g.bytes >= handfulBytes {
 		g.flush()
 	}
-	return nil
 }
 
 // addAlone has a file worked on that takes longer than its size suggests.
-func (g *gatherer) addAlone(at place, path string, fi fileInfo) error {
+func (g *gatherer) addAlone(at place, path string, fi fileInfo) {
 	g.flush()
-	defer g.flush()
-	return g.add(at, path, fi)
+	g.add(at, path, fi)
+	g.flush()
 }
 
 // flush has what was added worked on.
 func (g *gatherer) flush() {
-	files := g.files
+	from, files := g.from, g.files
 	g.from, g.files, g.bytes = nil, nil, 0
 	if len(files) == 0 {
 		return
 	}
 	g.crew.start(func() {
-		defer files[0].dir.close()
+		defer from.close()
 		g.work(files)
 	})
 }

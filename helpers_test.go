@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -425,13 +426,13 @@ var oddNames = []string{
 // A waiting is a context that tells how often somebody has waited with it.
 type waiting struct {
 	context.Context
-	waits  int
-	enough int
+	waits  atomic.Int64
+	enough int64
 	waited func() // called after enough of them
 }
 
 func (c *waiting) Done() <-chan struct{} {
-	if c.waits++; c.waits == c.enough {
+	if c.waits.Add(1) == c.enough {
 		c.waited()
 	}
 	return c.Context.Done()

@@ -125,12 +125,10 @@ func (v *verifier) walk(entries manifest) (present map[*entry]bool, err error) {
 
 // read has the bytes of an entry read.
 func (v *verifier) read(files *gatherer, e *entry, at place, fi fileInfo) {
-	add := files.add
 	if e.Type == typeDatabase {
-		add = files.addAlone
-	}
-	if err := add(at, string(e.Path), fi); err != nil {
-		v.unreadable(e, err)
+		files.addAlone(at, string(e.Path), fi)
+	} else {
+		files.add(at, string(e.Path), fi)
 	}
 }
 

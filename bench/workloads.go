@@ -141,7 +141,7 @@ func (l *lab) pocketbaseWorkloads() []workload {
 	return []workload{
 		w.of(pocketbaseCopied,
 			createOf("Create, ValidateStructure", backup.ValidateStructure, all),
-			pocketbaseBackup(dir), pocketbaseEmbedded(dir, backup.ValidateStructure)),
+			pocketbaseBackup(dir), cpTree(dir), pocketbaseEmbedded(dir, backup.ValidateStructure)),
 		w.of(pocketbaseValidated,
 			createOf("Create", backup.ValidateFull, all),
 			pocketbaseBackup(dir), pocketbaseEmbedded(dir, backup.ValidateFull)),
