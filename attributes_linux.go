@@ -12,7 +12,7 @@ import (
 // calls, where [os.Root] makes five: see fchmodat2(2), which Linux has since
 // 6.6, and utimensat(2). It reports whether it has done all.
 func (d *dir) trySetAttributes(name string, perm fs.FileMode, mtime time.Time) bool {
-	if !d.native || strings.Contains(name, "/") || mtime.IsZero() {
+	if !d.native || strings.Contains(name, "/") || mtime.IsZero() || !isKernel(6, 6) {
 		return false
 	}
 	here, err := d.handle()

@@ -2,9 +2,7 @@ package backup
 
 import (
 	"errors"
-	"fmt"
 	"os"
-	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,7 +11,7 @@ import (
 // not told of it. What fails to be written is reported to whoever had
 // the file system open by then, as d has from now on.
 func newBatch(d *dir) (batch, error) {
-	if !syncfsReportsErrors() || !d.isOfTheKernel() {
+	if !isKernel(5, 8) || !d.isOfTheKernel() { // before, syncfs(2) succeeded whatever became of the data
 		return nil, nil
 	}
 	f, err := d.handle()
@@ -32,17 +30,3 @@ func ignoringEINTR(fn func() error) error {
 		}
 	}
 }
-
-// syncfsReportsErrors reports whether the kernel is 5.8 or later: before,
-// syncfs(2) succeeded whatever became of the data.
-var syncfsReportsErrors = sync.OnceValue(func() bool {
-	var name unix.Utsname
-	if err := unix.Uname(&name); err != nil {
-		return false
-	}
-	var major, minor int
-	if n, _ := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor); n != 2 {
-		return false
-	}
-	return major > 5 || major == 5 && minor >= 8
-})

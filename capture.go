@@ -39,8 +39,8 @@ type capture struct {
 	cursory bool // nothing will be copied: see precheck
 	targets []*target
 
-	clones   bool               // can be made where the snapshots are
-	device   any                // which is there
+	clones   cloning            // where the snapshots are
+	device   any                // which is there, if they can be made
 	previous map[string]*loaded // by source: see findPrevious
 	apart    map[string]bool    // paths that are not to be shared all the same
 
@@ -175,8 +175,7 @@ func (c *capture) scan(ctx context.Context, t *target) error {
 				}
 			}
 		}}
-		defer candidates.flush()
-		return t.dir.walk(ctx, t.name, func(at place, name string, fi fileInfo) error {
+		return candidates.end(t.dir.walk(ctx, t.name, func(at place, name string, fi fileInfo) error {
 			if t.layout.isHole(name) || t.layout.isStore(fi) || fi.isStaging() {
 				return skip(fi)
 			}
@@ -193,7 +192,7 @@ func (c *capture) scan(ctx context.Context, t *target) error {
 				candidates.add(at, name, fi)
 			}
 			return nil
-		}, c.laterNoted)
+		}, c.laterNoted))
 	})
 	slices.SortFunc(t.databases, func(a, b place) int { return cmp.Compare(a.name, b.name) })
 	t.databases = t.databases[:min(len(t.databases), maxPins)]
@@ -212,7 +211,10 @@ func (c *capture) findDatabase(ctx context.Context, t *target, f found) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	isDB, err := hasDatabaseHeader(f.place, f.info)
+	if err := c.held.check(f.place); err != nil { // it may have come since
+		return err
+	}
+	isDB, err := hasDatabaseHeader(f.place, c.held.unseen(f.info))
 	if isDB {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -233,7 +235,7 @@ func (c *capture) laterNoted(name string, err error) error {
 // canClone reports whether the copy of a file can be a clone, as far as can be
 // told.
 func (c *capture) canClone(fi fileInfo) bool {
-	return c.clones && fi.isRegular() && fi.device() == c.device
+	return c.clones == clonesAlways && fi.isRegular() && fi.device() == c.device
 }
 
 // space is what the targets will take, about.

@@ -83,6 +83,7 @@ func (c *copier) copyTreeFile(ctx context.Context, at place, fi fileInfo, to str
 	if err := c.held.check(at); err != nil {
 		return "", err
 	}
+	fi = c.held.unseen(fi)
 	var e *entry
 	err := errIsDatabase
 	if !c.isPinned(at) {
@@ -178,7 +179,7 @@ func (r cloneableAt) Fd() uintptr { return r.file.Fd() }
 
 // source returns what is to be copied of a file, as a clone if possible.
 func (c *capture) source(f io.ReaderAt) io.ReaderAt {
-	if file, ok := f.(interface{ Fd() uintptr }); ok && c.clones {
+	if file, ok := f.(interface{ Fd() uintptr }); ok && c.clones != clonesNever {
 		return cloneableAt{sourceAt{f}, file}
 	}
 	return sourceAt{f}

@@ -13,7 +13,7 @@ import (
 type treeCopy struct {
 	*copier // for what is not left to the crew
 	dirs    []entry
-	later   []string // what may be a database's sidecar
+	later   []string // what may be the sidecar of a database that others copy
 
 	mu        sync.Mutex
 	databases map[string]entryType // that have been copied, and as what
@@ -33,8 +33,7 @@ func (c *copier) copyTree(ctx context.Context) error {
 				fail(err)
 			}
 		}}
-		defer files.flush()
-		return tc.walk(ctx, files)
+		return files.end(tc.walk(ctx, files))
 	})
 	if err == nil {
 		err = tc.copyLater(ctx)
@@ -80,11 +79,12 @@ func (tc *treeCopy) meet(ctx context.Context, files *gatherer, at place, name st
 	case !fi.isRegular():
 		t.skipped = append(t.skipped, name)
 		return nil
-	case mainOf(name) != "":
-		tc.later = append(tc.later, name)
-		return nil
 	case files.crew.size() == 1:
 		return tc.put(ctx, tc.copier, at, fi, name)
+	case files.holds(mainOf(name)):
+		files.join(at, name, fi)
+	case mainOf(name) != "":
+		tc.later = append(tc.later, name)
 	case tc.isPinned(at):
 		files.addAlone(at, name, fi)
 	default:
@@ -137,8 +137,20 @@ func (tc *treeCopy) dismiss() {
 	}
 }
 
+// isLeftOut reports whether a file is a sidecar of a database that has been
+// copied: what it holds is in the copy. (An index of a WAL is never data.)
+func (tc *treeCopy) isLeftOut(name string) bool {
+	tc.mu.Lock()
+	defer tc.mu.Unlock()
+	kind := tc.databases[mainOf(name)]
+	return kind == typeDatabase || kind == typeRaw && strings.HasSuffix(name, "-shm")
+}
+
 // put copies one file, and notes what it was.
 func (tc *treeCopy) put(ctx context.Context, c *copier, at place, fi fileInfo, name string) error {
+	if tc.isLeftOut(name) {
+		return nil
+	}
 	kind, err := c.copyTreeFile(ctx, at, fi, tc.to(name))
 	if err == nil && kind != typeFile {
 		tc.mu.Lock()
@@ -148,16 +160,14 @@ func (tc *treeCopy) put(ctx context.Context, c *copier, at place, fi fileInfo, n
 	return err
 }
 
-// copyLater copies what looks like a database's sidecar and is none, or is to
-// be copied with it. (An index of a WAL is never data.) What a sidecar holds of a
-// database that was copied is in the copy.
+// copyLater copies what looks like a database's sidecar, and did not follow
+// that in the walk.
 func (tc *treeCopy) copyLater(ctx context.Context) error {
 	read := trail{root: tc.t.dir}
 	defer read.close()
 	for _, name := range tc.later {
-		kind := tc.databases[mainOf(name)]
-		if kind == typeDatabase || kind == typeRaw && strings.HasSuffix(name, "-shm") {
-			continue
+		if err := ctx.Err(); err != nil {
+			return err
 		}
 		at, err := read.at(name)
 		var fi fileInfo

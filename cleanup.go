@@ -221,7 +221,7 @@ func (ss *session) delete(stamp string) error {
 	}
 	unlock, err := ss.locks.tryLock(ss.root, snapshotLock(t), exclusive)
 	if errors.Is(err, ErrBusy) {
-		return fmt.Errorf("it is being created, validated or restored: %w", err)
+		return fmt.Errorf("it is being created, validated, restored or shared with: %w", err)
 	}
 	if err != nil {
 		return err

@@ -3,34 +3,45 @@ package backup
 import (
 	"io"
 	"os"
+	"slices"
 
 	"github.com/spf13/afero"
 	"golang.org/x/sys/unix"
 )
 
-// canClone reports whether files in d can be clones of each other, by trying:
-// not every XFS can. What it makes for that has no name, see O_TMPFILE in
-// open(2).
-func (d *dir) canClone() bool {
+// cloning finds out by trying: not every XFS can. What it makes for that has no
+// name, see O_TMPFILE in open(2), which not every file system has.
+func (d *dir) cloning() cloning {
 	here, err := d.handle()
 	if err != nil {
-		return false
+		return clonesUnknown
 	}
 	var files [2]*os.File
 	for i := range files {
 		fd, err := unix.Openat(int(here.Fd()), ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 		if err != nil {
-			return false
+			return clonesUnknown
 		}
 		files[i] = os.NewFile(uintptr(fd), "")
 		defer files[i].Close() // what was written is of no use
 	}
 	const block = 4096 // bytes
 	if _, err := files[0].Write(make([]byte, block)); err != nil {
-		return false
+		return clonesUnknown
 	}
-	cloned, err := cloneFile(files[1], files[0], block)
-	return cloned && err == nil
+	switch err := unix.IoctlFileClone(int(files[1].Fd()), int(files[0].Fd())); {
+	case err == nil:
+		return clonesAlways
+	case cannotClone(err):
+		return clonesNever
+	}
+	return clonesUnknown
+}
+
+// cannotClone reports whether an error says that a file system never clones, or
+// that the files are on two of them.
+func cannotClone(err error) bool {
+	return slices.Contains([]error{unix.EOPNOTSUPP, unix.ENOTTY, unix.EXDEV, unix.EINVAL}, err)
 }
 
 // cloneFile makes dst share the blocks of src, up to size, if the file system
@@ -42,11 +53,11 @@ func cloneFile(dst afero.File, src io.ReaderAt, size int64) (bool, error) {
 	if !ok || !hasFd || size == 0 {
 		return false, nil
 	}
-	switch err := unix.IoctlFileClone(int(to.Fd()), int(from.Fd())); err {
-	case nil:
-	case unix.EOPNOTSUPP, unix.ENOTTY, unix.EXDEV, unix.EINVAL: // file systems that cannot, most of them, or two of them
+	err := unix.IoctlFileClone(int(to.Fd()), int(from.Fd()))
+	if cannotClone(err) {
 		return false, nil
-	default: // it may have begun
+	}
+	if err != nil { // it may have begun
 		return false, to.Truncate(0)
 	}
 	fi, err := to.Stat()

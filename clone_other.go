@@ -8,8 +8,8 @@ import (
 	"github.com/spf13/afero"
 )
 
-// canClone reports that files cannot be clones.
-func (d *dir) canClone() bool { return false }
+// cloning reports that files cannot be clones.
+func (d *dir) cloning() cloning { return clonesNever }
 
 // cloneFile clones nothing. (What macOS has, clonefile(2), makes a new file,
 // and takes a path for it.)

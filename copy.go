@@ -45,6 +45,15 @@ func copyBytes(ctx context.Context, w io.Writer, r io.Reader, moved func(n int64
 	}
 }
 
+// A cloning says whether files of a directory can be clones of each other.
+type cloning int
+
+const (
+	clonesUnknown cloning = iota // it cannot be tried without a file
+	clonesAlways
+	clonesNever
+)
+
 // A copied says what came of a copy.
 type copied struct {
 	size   int64     // bytes

@@ -210,12 +210,12 @@ func (s *Store) newCapture(req createRequest) *capture {
 // measure finds the sources, what of them is to be shared with earlier
 // snapshots, and whether there is room for the rest.
 func (ss *session) measure(ctx context.Context, c *capture, req createRequest) (err error) {
-	if c.clones = ss.snapshots.canClone(); c.clones {
+	if c.clones = ss.snapshots.cloning(); c.clones == clonesAlways {
 		if c.device, err = ss.snapshots.device(); err != nil {
 			return err
 		}
 	}
-	if c.previous, err = ss.findPrevious(ctx, c.clones, req.sources); err != nil {
+	if c.previous, err = ss.findPrevious(ctx, c.clones == clonesAlways, req.sources); err != nil {
 		return err
 	}
 	if err := c.locateSources(ctx, req.sources); err != nil {

@@ -86,6 +86,16 @@ func (h heldFiles) check(p place) error {
 	return nil
 }
 
+// unseen returns what is known of a file that is about to be opened: where a
+// wrong one must not be, that is nothing, lest a link is followed that has taken
+// its place since.
+func (h heldFiles) unseen(fi fileInfo) fileInfo {
+	if len(h) > 0 {
+		fi.sys = nil
+	}
+	return fi
+}
+
 // checkDatabase refuses to open a database that another driver has, or the
 // index of whose WAL it has locked: opening the one opens the other. No other
 // sidecar is ever locked.

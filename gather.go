@@ -1,5 +1,7 @@
 package backup
 
+import "slices"
+
 // A gatherer hands the files that a walk comes upon to a crew, some of one
 // directory at a time.
 type gatherer struct {
@@ -26,23 +28,42 @@ const (
 
 // add has a file worked on, together with others.
 func (g *gatherer) add(at place, path string, fi fileInfo) {
-	if g.from != at.dir {
+	if g.from != at.dir || len(g.files) >= handfulFiles || g.bytes >= handfulBytes {
 		g.flush()
 	}
 	if len(g.files) == 0 {
 		g.from = at.dir.share() // the walk goes on
 	}
+	g.join(at, path, fi)
+}
+
+// join has a file worked on after one that g holds, by the same member.
+func (g *gatherer) join(at place, path string, fi fileInfo) {
 	g.files = append(g.files, found{at, path, fi})
-	if g.bytes += fi.size; len(g.files) == handfulFiles || g.bytes >= handfulBytes {
-		g.flush()
-	}
+	g.bytes += fi.size
+}
+
+// holds reports whether a file has been added, and nobody works on it yet.
+func (g *gatherer) holds(path string) bool {
+	return slices.ContainsFunc(g.files, func(f found) bool { return f.path == path })
 }
 
 // addAlone has a file worked on that takes longer than its size suggests.
 func (g *gatherer) addAlone(at place, path string, fi fileInfo) {
 	g.flush()
 	g.add(at, path, fi)
-	g.flush()
+	g.bytes = handfulBytes // or more
+}
+
+// end is for the end of the walk: unless that has failed, the rest is worked
+// on.
+func (g *gatherer) end(err error) error {
+	if err == nil {
+		g.flush()
+	} else if g.from != nil {
+		g.from.close()
+	}
+	return err
 }
 
 // flush has what was added worked on.

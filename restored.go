@@ -87,10 +87,13 @@ func (v *verifier) compareSwap(sw *swap, in string, entries manifest) error {
 		return err
 	}
 	defer root.close()
-	to := trail{root: root}
+	to := &trail{root: root}
 	defer to.close()
 	files := v.reader(entries)
-	defer files.flush()
+	return files.end(v.compareEntries(sw, to, files))
+}
+
+func (v *verifier) compareEntries(sw *swap, to *trail, files *gatherer) error {
 	for i := range sw.entries {
 		if err := v.ctx.Err(); err != nil {
 			return err

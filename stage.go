@@ -74,7 +74,7 @@ func (r *restorer) plan() error {
 func (r *restorer) checkSpace() error {
 	need := make(map[any]int64) // by file system
 	var clones any              // the one on which files become clones, which need nothing
-	if r.from.canClone() {
+	if r.from.cloning() == clonesAlways {
 		var err error
 		if clones, err = r.from.device(); err != nil {
 			return err

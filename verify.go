@@ -98,7 +98,6 @@ func (v *verifier) run(walk func() error) error {
 func (v *verifier) walk(entries manifest) (present map[*entry]bool, err error) {
 	present = make(map[*entry]bool)
 	files := v.reader(entries)
-	defer files.flush()
 	err = v.dir.walk(v.ctx, ".", func(at place, name string, fi fileInfo) error {
 		if name == "." || name == metadataName || name == manifestName {
 			return nil
@@ -120,7 +119,7 @@ func (v *verifier) walk(entries manifest) (present map[*entry]bool, err error) {
 		}
 		return nil
 	}, exceptGone) // what vanished is missing, if it belonged
-	return present, err
+	return present, files.end(err)
 }
 
 // read has the bytes of an entry read.

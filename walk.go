@@ -102,7 +102,7 @@ func (w *walker) visit(at place, name string, fi fileInfo) error {
 	if err != nil || !fi.isDir() {
 		return err
 	}
-	here, err := at.dir.subAt(at.name, fi)
+	here, err := at.dir.sub(at.name) // fi may be old: somebody may have put another in its place
 	if err != nil {
 		return w.lost(name, err)
 	}
