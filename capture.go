@@ -258,6 +258,7 @@ func (c *capture) run(ctx context.Context) error {
 			t.layout.addStore(c.out)
 		}
 	}
+	c.entries = make(manifest, 0, files)
 	if err := c.out.beginBatch(files); err != nil {
 		return err
 	}

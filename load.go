@@ -90,7 +90,7 @@ func (d *dir) readManifest(m *metadata) (manifest, error) {
 	if sum != m.Manifest {
 		return nil, errors.New("checksum mismatch")
 	}
-	entries, err := readManifest(io.NewSectionReader(f, 0, info.size), m.PosixNames)
+	entries, err := readManifest(io.NewSectionReader(f, 0, info.size), m.PosixNames, info.size)
 	if err == nil {
 		err = entries.agree(m.Sources, m.Problems)
 	}

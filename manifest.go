@@ -215,9 +215,10 @@ func (m manifest) posixNames() bool {
 // readManifest reads what write wrote, and refuses anything else: entries
 // out of order, entries without their directory, paths that lead out of the
 // snapshot and, unless posixNames was recorded, paths that another system
-// would take for such or for each other.
-func readManifest(r io.Reader, posixNames bool) (manifest, error) {
-	var m manifest
+// would take for such or for each other. It has so many bytes, about.
+func readManifest(r io.Reader, posixNames bool, size int64) (manifest, error) {
+	const typicalLine = 200 // bytes
+	m := make(manifest, 0, size/typicalLine)
 	dirs := make(map[rawString]bool)
 	lines := bufio.NewReaderSize(r, maxManifestLine)
 	for {

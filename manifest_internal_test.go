@@ -55,7 +55,7 @@ func BenchmarkManifest(b *testing.B) {
 	}
 	b.Run("read", func(b *testing.B) {
 		for b.Loop() {
-			if _, err := readManifest(bytes.NewReader(text.Bytes()), false); err != nil {
+			if _, err := readManifest(bytes.NewReader(text.Bytes()), false, 0); err != nil {
 				b.Fatal(err)
 			}
 		}

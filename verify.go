@@ -96,7 +96,7 @@ func (v *verifier) run(walk func() error) error {
 // walk has every entry examined that is there, and notes what does not belong.
 // It returns the entries that are there.
 func (v *verifier) walk(entries manifest) (present map[*entry]bool, err error) {
-	present = make(map[*entry]bool)
+	present = make(map[*entry]bool, len(entries))
 	files := v.reader(entries)
 	err = v.dir.walk(v.ctx, ".", func(at place, name string, fi fileInfo) error {
 		if name == "." || name == metadataName || name == manifestName {
