@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -134,6 +136,57 @@ func TestCreateEndsInTheMiddle(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A directory that takes the place of another while the walk is elsewhere is
+// copied as it is, and not left out.
+func TestDirectoryThatIsReplacedMeanwhileIsCopied(t *testing.T) {
+	onCores(t, func(t *testing.T) {
+		w := osWorld(t)
+		for i := range 16 { // more than are copied at a time
+			w.write(t, fmt.Sprintf("tree/a/%d", i), strings.Repeat("large", 1<<19))
+		}
+		w.write(t, "tree/index/old", "old")
+		w.write(t, "index.new/new", "new")
+		replace := sync.OnceFunc(func() {
+			for _, move := range [][2]string{{"tree/index", "index.old"}, {"index.new", "tree/index"}} {
+				if err := os.Rename(w.path(move[0]), w.path(move[1])); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		s := w.store(t, withSources(w.treeSource("tree")), func(cfg *backup.Config) {
+			cfg.Progress = func(backup.Progress) { replace() }
+		})
+		snap := mustCreate(t, s)
+		if !w.exists(t, in(snap.Stamp, "tree/index/new")) {
+			t.Errorf("got %v", w.names(t, in(snap.Stamp, "tree/index")))
+		}
+	})
+}
+
+// What is not SQLite's, and written to in two files, is copied in the order of
+// the walk: the second right after the first, and not when all is done.
+func TestSidecarFollowsWhatItIsOf(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2)) // with more, it may be the last to begin
+	w := osWorld(t)
+	w.write(t, "tree/a.db", "encrypted")
+	w.write(t, "tree/a.db-wal", "before")
+	for i := range 16 {
+		w.write(t, fmt.Sprintf("tree/b/%02d", i), strings.Repeat("large", 1<<19))
+	}
+	write := sync.OnceFunc(func() { w.write(t, "tree/a.db-wal", "after") })
+	s := w.store(t, withSources(w.treeSource("tree")), func(cfg *backup.Config) {
+		cfg.Progress = func(p backup.Progress) {
+			if p.Done > p.Total*4/10 { // half is for reading back
+				write()
+			}
+		}
+	})
+	snap := mustCreate(t, s)
+	if got := w.read(t, in(snap.Stamp, "tree/a.db-wal")); got != "before" {
+		t.Errorf("got %q, written when most had been copied", got)
+	}
 }
 
 // A file that is replaced, grows, or goes while its tree is copied on all cores
