@@ -60,12 +60,16 @@ func (c *copier) copyHot(ctx context.Context, from place, fi fileInfo, out place
 		return "", sourceError{fmt.Errorf("%s: %w", from.full(), err)}
 	}
 	defer p.close()
-	err = out.dir.createFile(out.name, func(f afero.File) error {
-		if src, size, ok := p.mainFile(); ok {
-			done, err := copyHashed(ctx, f, c.source(src), size, c.moved)
+	if main, size, ok := p.mainFile(); ok {
+		src := c.source(main)
+		err := out.dir.createCopy(out.name, src, size, func(dst newFile) error {
+			done, err := copyHashed(ctx, dst, src, size, c.moved)
 			sum = done.sha256
 			return err
-		}
+		})
+		return sum, err
+	}
+	return "", out.dir.createFile(out.name, func(f afero.File) error {
 		w := &writeErrors{File: f}
 		err := p.copyTo(ctx, w, c.moved)
 		if err != nil && w.err == nil {
@@ -73,7 +77,6 @@ func (c *copier) copyHot(ctx context.Context, from place, fi fileInfo, out place
 		}
 		return err
 	})
-	return sum, err
 }
 
 // pinned returns the pin of a database, which is the caller's now, or pins it

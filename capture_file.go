@@ -247,13 +247,9 @@ func (c *copier) tryCopyFile(ctx context.Context, from place, seen fileInfo, out
 		return e, false, err
 	}
 	var done copied
-	err = out.dir.createFile(out.name, func(dst afero.File) error {
-		created, err := dst.Stat()
-		if err != nil {
-			return err
-		}
-		done, err = copyHashed(ctx, dst, c.source(f), before.size, c.moved)
-		done.begun = created.ModTime()
+	src := c.source(f)
+	err = out.dir.createCopy(out.name, src, before.size, func(dst newFile) (err error) {
+		done, err = copyHashed(ctx, dst, src, before.size, c.moved)
 		return err
 	})
 	if err != nil {
@@ -323,8 +319,8 @@ func (t *target) isOfOneInstant(ctx context.Context, e *entry, f afero.File, bef
 	}
 	// A write within the same tick of the clock leaves the times as they were.
 	const tick = 2 * time.Second // FAT's, the coarsest
-	if done.size == before.size && newFileInfo(now).unchanged(before) && before.isOlder(tick, done.begun) {
-		t.identify(e, before, done.begun)
+	if done.size == before.size && newFileInfo(now).unchanged(before) && before.isOlder(tick, done.dst.made) {
+		t.identify(e, before, done.dst.made)
 		return true, nil
 	}
 	same, err := readsTheSame(ctx, e, sourceAt{f}, out, done)
@@ -335,7 +331,7 @@ func (t *target) isOfOneInstant(ctx context.Context, e *entry, f afero.File, bef
 // written to reads the same again: then it was so at one instant, as a log is
 // that grew. Of a clone the sum must be that of its own bytes.
 func readsTheSame(ctx context.Context, e *entry, src sourceAt, out place, done copied) (bool, error) {
-	if !done.cloned {
+	if !done.dst.cloned {
 		again, err := hashOf(ctx, io.NewSectionReader(src, 0, done.size))
 		return again == e.SHA256, err
 	}

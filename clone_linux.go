@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"errors"
 	"io"
 	"os"
 	"slices"
@@ -44,10 +45,25 @@ func cannotClone(err error) bool {
 	return slices.Contains([]error{unix.EOPNOTSUPP, unix.ENOTTY, unix.EXDEV, unix.EINVAL}, err)
 }
 
-// cloneFile makes dst share the blocks of src, up to size, if the file system
-// can do that: see ioctl_ficlone(2). It takes no time, whatever the size, and
-// no space until one of them is written to.
-func cloneFile(dst afero.File, src io.ReaderAt, size int64) (bool, error) {
+// createClone makes the file name, which must not exist, and has it share the
+// blocks of src, up to size, if the file system can do that: see
+// ioctl_ficlone(2). It takes no time, whatever the size, and no space until one
+// of them is written to.
+func (d *dir) createClone(name string, src io.ReaderAt, size int64) (newFile, error) {
+	f, err := d.create(name)
+	if err != nil {
+		return f, err
+	}
+	f.cloned, err = shareBlocks(f.File, src, size)
+	if err != nil {
+		return f, errors.Join(err, f.Close(), d.remove(name))
+	}
+	return f, nil
+}
+
+// shareBlocks reports whether dst, which is empty, has the first size bytes of
+// src by now.
+func shareBlocks(dst afero.File, src io.ReaderAt, size int64) (bool, error) {
 	to, ok := dst.(*os.File)
 	from, hasFd := src.(interface{ Fd() uintptr })
 	if !ok || !hasFd || size == 0 {

@@ -1,16 +1,13 @@
-//go:build !linux
+//go:build !linux && !darwin
 
 package backup
 
-import (
-	"io"
-
-	"github.com/spf13/afero"
-)
+import "io"
 
 // cloning reports that files cannot be clones.
 func (d *dir) cloning() cloning { return clonesNever }
 
-// cloneFile clones nothing. (What macOS has, clonefile(2), makes a new file,
-// and takes a path for it.)
-func cloneFile(afero.File, io.ReaderAt, int64) (bool, error) { return false, nil }
+// createClone makes the file name, which must not exist, and clones nothing.
+func (d *dir) createClone(name string, _ io.ReaderAt, _ int64) (newFile, error) {
+	return d.create(name)
+}

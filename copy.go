@@ -7,7 +7,6 @@ import (
 	"hash"
 	"io"
 	"sync"
-	"time"
 
 	"github.com/spf13/afero"
 )
@@ -54,41 +53,33 @@ const (
 	clonesNever
 )
 
-// A copied says what came of a copy.
-type copied struct {
-	size   int64     // bytes
-	sha256 string    // of what was read
-	cloned bool      // it shares the blocks of the source as they were at first
-	begun  time.Time // by the clock of the file system that it is on
-}
-
-// copyPlain copies the first size bytes of src to dst, which is empty, or as
-// many as there are, for who reads the copy back. Where the file system can,
-// dst becomes a clone of src.
-func copyPlain(ctx context.Context, dst afero.File, src io.ReaderAt, size int64, moved func(n int64)) error {
-	cloned, err := cloneFile(dst, src, size)
-	if err != nil {
-		return err
-	}
-	if cloned {
+// copyPlain copies the first size bytes of src to dst, or as many as there are,
+// for who reads the copy back.
+func copyPlain(ctx context.Context, dst newFile, src io.ReaderAt, size int64, moved func(n int64)) error {
+	if dst.cloned {
 		moved(size)
 		return nil
 	}
-	_, err = copyBytes(ctx, &earlyWriter{file: dst}, io.NewSectionReader(src, 0, size), moved)
+	_, err := copyBytes(ctx, &earlyWriter{file: dst.File}, io.NewSectionReader(src, 0, size), moved)
 	return err
+}
+
+// A copied says what came of a copy.
+type copied struct {
+	dst    newFile // closed by now
+	size   int64   // bytes
+	sha256 string  // of what was read
 }
 
 // copyHashed is copyPlain, and hashes what it reads of src: if that changes
 // meanwhile, the sum is not that of a clone.
-func copyHashed(ctx context.Context, dst afero.File, src io.ReaderAt, size int64, moved func(n int64)) (c copied, err error) {
-	if c.cloned, err = cloneFile(dst, src, size); err != nil {
-		return c, err
-	}
+func copyHashed(ctx context.Context, dst newFile, src io.ReaderAt, size int64, moved func(n int64)) (c copied, err error) {
+	c.dst = dst
 	sum := newHashBeside(size)
 	defer func() { c.sha256 = sum.end() }()
 	w := io.Writer(sum)
-	if !c.cloned {
-		w = io.MultiWriter(sum, &earlyWriter{file: dst})
+	if !dst.cloned {
+		w = io.MultiWriter(sum, &earlyWriter{file: dst.File})
 	}
 	c.size, err = copyBytes(ctx, w, io.NewSectionReader(src, 0, size), moved)
 	return c, err

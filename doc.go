@@ -207,6 +207,8 @@
 //   - Renames are taken to be atomic, and a successful fsync to be true.
 //     Windows cannot sync directories: there a power cut may undo what was
 //     reported as done.
+//   - The tests are run on Linux. For macOS, FreeBSD and Windows the package is
+//     built and vetted, no more: run its tests on yours before you rely on it.
 //   - What is shared is damaged together: see "Sharing".
 //   - To restore a safety snapshot does not remove what the restore brought
 //     where nothing had been.
@@ -220,9 +222,9 @@
 //
 // # Sharing
 //
-// Where the file system can (XFS and Btrfs on Linux), the copy of a file or of
-// a database is a clone of it: until one of the two is written to, they share
-// their blocks. It takes next to no time and space.
+// Where the file system can (XFS and Btrfs on Linux, APFS on macOS), the copy of
+// a file or of a database is a clone of it: until one of the two is written to,
+// they share their blocks. It takes next to no time and space.
 //
 // A file of a Tree that has not changed since the newest good snapshot of that
 // Tree is not read again. The new snapshot has a clone of that one's copy or,

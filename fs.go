@@ -383,10 +383,24 @@ func (d *dir) openSame(name string, flag int, seen fileInfo) (afero.File, fileIn
 	return f, info, nil
 }
 
+// A newFile is one that is made to be written to.
+type newFile struct {
+	afero.File
+	made   time.Time // by the clock of the file system that it is on
+	cloned bool      // it shares the blocks that another file had then
+}
+
 // create makes the file name, which must not exist, for reading and writing.
-func (d *dir) create(name string) (afero.File, error) {
+func (d *dir) create(name string) (newFile, error) {
 	f, err := d.fs.OpenFile(d.path(name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	return f, d.named("open", name, err)
+	if err != nil {
+		return newFile{}, d.named("open", name, err)
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		return newFile{}, errors.Join(err, f.Close(), d.remove(name))
+	}
+	return newFile{File: f, made: fi.ModTime()}, nil
 }
 
 // named gives an error its path, where a file system does not.

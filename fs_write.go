@@ -70,8 +70,14 @@ func (d *dir) checkNoMounts(name string) error {
 // createFile makes the file name with what fill writes, and its bytes
 // durable, at once or at the end of a batch. Its name is durable once the
 // directory is synced. On failure nothing is left.
-func (d *dir) createFile(name string, fill func(f afero.File) error) (err error) {
-	f, err := d.create(name)
+func (d *dir) createFile(name string, fill func(f afero.File) error) error {
+	return d.createCopy(name, nil, 0, func(dst newFile) error { return fill(dst.File) })
+}
+
+// createCopy is createFile for the first size bytes of src. Where the file
+// system can, the new file shares the blocks of src.
+func (d *dir) createCopy(name string, src io.ReaderAt, size int64, fill func(dst newFile) error) (err error) {
+	f, err := d.createClone(name, src, size)
 	if err != nil {
 		return err
 	}

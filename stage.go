@@ -476,8 +476,8 @@ func (r *restorer) stageEntry(ctx context.Context, e *entry, from, to place) err
 		return err
 	}
 	defer src.Close() // nothing was written
-	err = to.dir.createFile(to.name, func(f afero.File) error {
-		if err := r.copyEntry(ctx, e, f, src, info.size); err != nil || to.dir.batch != nil {
+	err = to.dir.createCopy(to.name, src, info.size, func(dst newFile) error {
+		if err := r.copyEntry(ctx, e, dst, src, info.size); err != nil || to.dir.batch != nil {
 			return err
 		}
 		return to.setAttributes(e) // to be synced, too: Recover goes by it
@@ -489,7 +489,7 @@ func (r *restorer) stageEntry(ctx context.Context, e *entry, from, to place) err
 }
 
 // copyEntry copies an entry's bytes, which will be read back.
-func (r *restorer) copyEntry(ctx context.Context, e *entry, dst, src afero.File, size int64) error {
+func (r *restorer) copyEntry(ctx context.Context, e *entry, dst newFile, src afero.File, size int64) error {
 	moved := r.meter.of(e.source())
 	if e.SHA256 != "" {
 		return copyPlain(ctx, dst, src, size, moved)

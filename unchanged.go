@@ -7,8 +7,6 @@ import (
 	"io/fs"
 	"slices"
 	"time"
-
-	"github.com/spf13/afero"
 )
 
 // What has not changed in a tree since an earlier snapshot is not read again.
@@ -176,12 +174,11 @@ func cloneTo(in, out place, e *entry) error {
 		return err
 	}
 	defer src.Close() // nothing was written
-	err = out.dir.createFile(out.name, func(dst afero.File) error {
-		cloned, err := cloneFile(dst, src, e.Size)
-		if err == nil && !cloned {
-			err = errNotShared
+	err = out.dir.createCopy(out.name, src, e.Size, func(dst newFile) error {
+		if !dst.cloned {
+			return errNotShared
 		}
-		return err
+		return nil
 	})
 	if err != nil {
 		return err
