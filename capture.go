@@ -176,27 +176,33 @@ func (c *capture) scan(ctx context.Context, t *target) error {
 			}
 		}}
 		return candidates.end(t.dir.walk(ctx, t.name, func(at place, name string, fi fileInfo) error {
-			if t.layout.isHole(name) || t.layout.isStore(fi) || fi.isStaging() {
-				return skip(fi)
-			}
-			t.files++
-			t.bytes += fi.size
-			_, same := c.earlier(t, path.Join(t.Name, name), fi)
-			if same != nil || c.canClone(fi) {
-				t.free += fi.size
-			}
-			if err := c.held.check(at); err != nil {
-				return err
-			}
-			if !c.cursory && same == nil && t.Quiesce == nil && fi.isOfPages() {
-				candidates.add(at, name, fi)
-			}
-			return nil
+			return c.count(t, candidates, at, name, fi)
 		}, c.laterNoted))
 	})
 	slices.SortFunc(t.databases, func(a, b place) int { return cmp.Compare(a.name, b.name) })
 	t.databases = t.databases[:min(len(t.databases), maxPins)]
 	return err
+}
+
+// count adds what a walk through a tree comes upon to its sum, and to the
+// candidates what may be a database that is to be pinned.
+func (c *capture) count(t *target, candidates *gatherer, at place, name string, fi fileInfo) error {
+	if t.layout.isHole(name) || t.layout.isStore(fi) || fi.isStaging() {
+		return skip(fi)
+	}
+	t.files++
+	t.bytes += fi.size
+	_, same := c.earlier(t, path.Join(t.Name, name), fi)
+	if same != nil || c.canClone(fi) {
+		t.free += fi.size
+	}
+	if err := c.held.check(at); err != nil {
+		return err
+	}
+	if !c.cursory && same == nil && t.Quiesce == nil && fi.isOfPages() {
+		candidates.add(at, name, fi)
+	}
+	return nil
 }
 
 // isOfPages reports whether a file has the size of a database: all sizes of
