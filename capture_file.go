@@ -188,6 +188,9 @@ func (c *capture) source(f io.ReaderAt) io.ReaderAt {
 func (c *copier) copyLink(at place, to string) error {
 	link, err := at.dir.readlink(at.name)
 	if err != nil {
+		if now, lstatErr := at.lstat(); lstatErr == nil && !now.isLink() {
+			err = errReplaced
+		}
 		return c.missed(c.t, to, sourceError{err})
 	}
 	out, err := c.written.at(to)

@@ -199,6 +199,61 @@ func TestPipeThatIsSwappedInDoesNotBlock(t *testing.T) {
 	}, w.path("tree/b"))
 }
 
+// Links, pipes and directories that take the places of each other while a tree
+// is copied on all cores neither block that nor lead out of the tree.
+func TestWhatIsSwappedInIsNotFollowed(t *testing.T) {
+	const dirs, files = 7, 40
+	const inside, outside = "of the tree", "of somebody else"
+	w := osWorld(t)
+	for i := range dirs * files {
+		w.write(t, fmt.Sprintf("tree/%d/%d", i%dirs, i), inside)
+		w.write(t, fmt.Sprintf("outside/%d", i), outside)
+	}
+	swap := func(n int) error {
+		i := n * 31 % (dirs * files)
+		dir, temp := w.path(fmt.Sprintf("tree/%d", i%dirs)), w.path("temp")
+		file := filepath.Join(dir, fmt.Sprint(i))
+		switch n % 4 {
+		case 0:
+			return errors.Join(os.Symlink(w.path(fmt.Sprintf("outside/%d", i)), temp), os.Rename(temp, file))
+		case 1:
+			return errors.Join(syscall.Mkfifo(temp, 0o600), os.Rename(temp, file))
+		case 2:
+			return errors.Join(os.WriteFile(temp, []byte(inside), 0o600), os.Rename(temp, file))
+		}
+		return errors.Join(os.Rename(dir, temp), os.Symlink(w.path("outside"), dir), os.Remove(dir), os.Rename(temp, dir))
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for n := 0; ctx.Err() == nil; n++ {
+			if err := swap(n); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	defer func() { stop(); <-stopped }()
+	onCores(t, func(t *testing.T) {
+		s := w.store(t, withSources(w.treeSource("tree")))
+		for range 5 {
+			snap, err := s.Create(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for path, line := range w.manifest(t, snap.Stamp) {
+				if line.Type != "file" {
+					continue
+				}
+				if got := w.read(t, in(snap.Stamp, path)); got != inside {
+					t.Fatalf("%s: %q", path, got)
+				}
+			}
+		}
+	})
+}
+
 const (
 	strangerEnv = "BACKUP_TEST_STRANGER"
 	strangerID  = 65534 // his uid and gid

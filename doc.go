@@ -280,6 +280,8 @@
 //   - Write all the while: TestLoadEachPageIsCopiedOnce,
 //     TestLoadDatabasesAreNotTorn, TestCloneUnderWritersIsConsistent,
 //     TestCloneEqualsTheOnlineBackup, BenchmarkCommit.
+//   - Change a tree all the while: TestTreeThatChangesIsNotTorn,
+//     TestWhatIsSwappedInIsNotFollowed, TestFileThatIsReplacedAllTheTimeIsCopied.
 //   - Share with an earlier snapshot: TestOnlyUnchangedFilesAreLinked,
 //     TestFileThatIsTooNewIsReadAgain,
 //     TestFileChangedByAClockThatWasSetBackIsReadAgain,

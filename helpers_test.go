@@ -297,7 +297,8 @@ func (w *world) treeSource(name string) backup.Source {
 }
 
 // onProgress returns a change of a Config that calls hook each time that
-// Create has copied a part of a source. What it validates comes after.
+// Create has copied a part of a source, on one core. What it validates comes
+// after.
 func onProgress(t *testing.T, source string, hook func()) func(*backup.Config) {
 	onOneCore(t)
 	return func(cfg *backup.Config) {
@@ -317,7 +318,7 @@ func onOneCore(t *testing.T) {
 }
 
 // atFirst returns a change of a Config that calls hook when the first bytes
-// of a source have been copied.
+// of a source have been copied, on one core.
 func atFirst(t *testing.T, source string, hook func()) func(*backup.Config) {
 	return onProgress(t, source, sync.OnceFunc(hook))
 }
