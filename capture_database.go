@@ -200,7 +200,7 @@ func (c *copier) record(ctx context.Context, out place, to string, fi fileInfo, 
 	e := entry{Path: rawString(to), Type: typeDatabase, Size: written.size, SHA256: sum}
 	e.setAttributes(fi)
 	if sum == "" {
-		if e.SHA256, err = hashOf(ctx, f); err != nil {
+		if e.SHA256, err = hashOf(ctx, f, unreported); err != nil {
 			return nil, err
 		}
 	}

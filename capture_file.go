@@ -335,7 +335,7 @@ func (t *target) isOfOneInstant(ctx context.Context, e *entry, f afero.File, bef
 // that grew. Of a clone the sum must be that of its own bytes.
 func readsTheSame(ctx context.Context, e *entry, src sourceAt, out place, done copied) (bool, error) {
 	if !done.dst.cloned {
-		again, err := hashOf(ctx, io.NewSectionReader(src, 0, done.size))
+		again, err := hashOf(ctx, io.NewSectionReader(src, 0, done.size), unreported)
 		return again == e.SHA256, err
 	}
 	f, info, err := out.open()
@@ -344,6 +344,6 @@ func readsTheSame(ctx context.Context, e *entry, src sourceAt, out place, done c
 	}
 	defer f.Close() // nothing was written
 	e.Size = info.size
-	e.SHA256, err = hashOf(ctx, f)
+	e.SHA256, err = hashOf(ctx, f, unreported)
 	return e.SHA256 == done.sha256, err
 }

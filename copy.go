@@ -44,6 +44,9 @@ func copyBytes(ctx context.Context, w io.Writer, r io.Reader, moved func(n int64
 	}
 }
 
+// unreported is for bytes of which nobody is told.
+func unreported(int64) {}
+
 // A cloning says whether files of a directory can be clones of each other.
 type cloning int
 
@@ -150,8 +153,9 @@ func (w *earlyWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-func hashOf(ctx context.Context, r io.Reader) (string, error) {
+// hashOf returns the SHA-256 of r, in hexadecimal.
+func hashOf(ctx context.Context, r io.Reader, moved func(n int64)) (string, error) {
 	sum := sha256.New()
-	_, err := copyBytes(ctx, sum, r, func(int64) {})
+	_, err := copyBytes(ctx, sum, r, moved)
 	return hex.EncodeToString(sum.Sum(nil)), err
 }

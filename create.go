@@ -273,7 +273,7 @@ func (ss *session) writeManifest(out *dir, entries manifest, m *metadata) error 
 	}
 	defer f.Close() // nothing was written
 	m.Size = info.size
-	m.Manifest, err = hashOf(context.Background(), f)
+	m.Manifest, err = hashOf(context.Background(), f, unreported)
 	return err
 }
 

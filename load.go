@@ -83,7 +83,7 @@ func (d *dir) readManifest(m *metadata) (manifest, error) {
 	if info.size != m.Size {
 		return nil, fmt.Errorf("%d bytes, and not the %d of its metadata", info.size, m.Size)
 	}
-	sum, err := hashOf(context.Background(), io.NewSectionReader(f, 0, info.size))
+	sum, err := hashOf(context.Background(), io.NewSectionReader(f, 0, info.size), unreported)
 	if err != nil {
 		return nil, err
 	}

@@ -366,7 +366,7 @@ func (sw *swap) copyFile(ctx context.Context, from, to string) error {
 	}
 	defer src.Close() // nothing was written
 	err = sw.dir.createFile(to, func(f afero.File) error {
-		_, err := copyBytes(ctx, f, src, func(int64) {})
+		_, err := copyBytes(ctx, f, src, unreported)
 		return err
 	})
 	if err != nil {
@@ -386,7 +386,7 @@ func (sw *swap) overwrite(ctx context.Context, from, to string) error {
 	if err != nil {
 		return err
 	}
-	_, err = copyBytes(ctx, dst, src, func(int64) {})
+	_, err = copyBytes(ctx, dst, src, unreported)
 	if err == nil {
 		err = dst.Truncate(info.size)
 	}

@@ -2,8 +2,6 @@ package backup
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"io/fs"
@@ -248,10 +246,10 @@ func (v *verifier) passed(e *entry) {
 }
 
 func (v *verifier) compareHash(e *entry, f afero.File, read func(n int64)) {
-	hash := sha256.New()
-	if _, err := copyBytes(v.ctx, hash, io.NewSectionReader(f, 0, e.Size), read); err != nil {
+	sum, err := hashOf(v.ctx, io.NewSectionReader(f, 0, e.Size), read)
+	if err != nil {
 		v.unreadable(e, err)
-	} else if hex.EncodeToString(hash.Sum(nil)) != e.SHA256 {
+	} else if sum != e.SHA256 {
 		v.add(e, CodeChecksumMismatch, "")
 	}
 }
