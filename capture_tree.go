@@ -79,8 +79,6 @@ func (tc *treeCopy) meet(ctx context.Context, files *gatherer, at place, name st
 	case !fi.isRegular():
 		t.skipped = append(t.skipped, name)
 		return nil
-	case files.crew.size() == 1:
-		return tc.put(ctx, tc.copier, at, fi, name)
 	case files.holds(mainOf(name)):
 		files.join(at, name, fi)
 	case mainOf(name) != "":

@@ -302,8 +302,8 @@ func TestLinkWithinTheTreeThatIsSwappedInIsNotFollowed(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if len(snap.Problems) != 1 {
-				t.Errorf("problems: %v", snap.Problems)
+			if len(snap.Problems) == 0 {
+				t.Error("not noted")
 			}
 			for name, kind := range w.types(t, snap.Stamp) {
 				if kind != "file" || !strings.HasPrefix(name, "tree/b/") {

@@ -43,8 +43,8 @@ func (m *meter) set(source string, done int64) {
 	m.report(Progress{Op: m.op, Source: source, Done: m.done[source], Total: m.total[source]})
 }
 
-// A tally tells a meter what a member of a crew has done of a source, not too
-// often.
+// A tally tells a meter what a member of a crew has done of a source, and does
+// not call the goroutine of the operation away from its work too often.
 type tally struct {
 	ctx    context.Context
 	crew   *crew
@@ -62,7 +62,7 @@ func (t *tally) of(source string) {
 }
 
 func (t *tally) count(n int64) {
-	if t.bytes += n; t.bytes >= handfulBytes {
+	if t.bytes += n; t.bytes >= handfulBytes || t.crew.size() == 1 {
 		t.report()
 	}
 }

@@ -285,14 +285,14 @@ func codeCases() []codeCase {
 			change(t, w) // to what is read in more than one step: also under a clone, it changes in between
 			return capturedUnder("config", change)(t, w)
 		}},
-		{backup.CodeFileVanished, "chroma", "chroma/collection-a/late.bin", capturedUnder("chroma", func(t *testing.T, w *world) {
-			if w.exists(t, "chroma/collection-a/late.bin") {
-				w.drop(t, "chroma/collection-a/late.bin")
-			} else if !w.exists(t, "backups/late") { // it is listed with data.bin, and copied after it
-				w.write(t, "chroma/collection-a/late.bin", "late")
-				w.write(t, "backups/late", "")
-			}
-		})},
+		{backup.CodeFileVanished, "chroma", "chroma/collection-a/late.bin", func(t *testing.T, w *world) *backup.Report {
+			w.write(t, "chroma/collection-a/late.bin", "is copied after data.bin")
+			return capturedUnder("chroma", func(t *testing.T, w *world) {
+				if w.exists(t, "chroma/collection-a/late.bin") {
+					w.drop(t, "chroma/collection-a/late.bin")
+				}
+			})(t, w)
+		}},
 		{backup.CodeRawCopy, "chroma", "chroma/broken.sqlite3", func(t *testing.T, w *world) *backup.Report {
 			w.write(t, "chroma/broken.sqlite3", "SQLite format 3\x00"+strings.Repeat("garbage ", 128))
 			return capturedUnder("none", nil)(t, w)
