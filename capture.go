@@ -294,8 +294,7 @@ func (c *capture) run(ctx context.Context) error {
 	return c.out.endBatch()
 }
 
-// release ends what pins and quiescence are left after an error, and closes
-// what is open.
+// release ends what pins and quiescence are left, as after an error.
 func (c *capture) release() {
 	for _, p := range c.pins {
 		p.close()

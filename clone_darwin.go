@@ -11,8 +11,12 @@ import (
 
 // cloning goes by the file system: every APFS can clone, see clonefile(2).
 func (d *dir) cloning() cloning {
+	here, err := d.handle()
+	if err != nil {
+		return clonesUnknown
+	}
 	var st unix.Statfs_t
-	if err := unix.Statfs(d.base, &st); err != nil {
+	if err := unix.Fstatfs(int(here.Fd()), &st); err != nil {
 		return clonesUnknown
 	}
 	if unix.ByteSliceToString(st.Fstypename[:]) == "apfs" {

@@ -9,7 +9,7 @@ import (
 // A crew does the work of one operation side by side, on as many cores as
 // there are. What is the host's to be called, such as Config.Progress, its
 // members hand back to the goroutine of the operation, which alone may call
-// start, wait and dismiss.
+// run, start, wait and dismiss.
 type crew struct {
 	slots chan struct{} // holds one for each member at work; nil: who has work does it
 	calls chan func()   // for the goroutine of the operation

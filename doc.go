@@ -146,7 +146,7 @@
 //   - A stamp is checked before it becomes part of a path. Metadata and
 //     manifests are capped in size and refused unless they are, byte for
 //     byte, what this package writes. No symbolic link is followed out of a
-//     snapshot or a tree; pipes and devices are never opened.
+//     snapshot or a tree; pipes and devices are never read, nor waited for.
 //   - A malformed database does not take the host down, and does not keep it
 //     past the end of the context (but for one made for that purpose: see
 //     below).
@@ -216,7 +216,12 @@
 //     in files, and setuid, setgid and sticky bits are not recorded. What is
 //     restored belongs to the owner of the file, or of the tree's directory,
 //     that was there; if none was, to that of the directory it is put in.
-//     That takes a process that may say so.
+//     That takes a process that may say so. (A clone on APFS has the extended
+//     attributes all the same.)
+//   - What another machine writes to a file on a network's file system while
+//     the file is copied may not be seen to have changed it.
+//   - A file under a lease, as Samba may take one, is not waited for: Create
+//     fails, and succeeds once the lease is given back.
 //   - Snapshots are neither compressed nor encrypted, each is whole, and
 //     nothing is copied off the machine: see docs/runbook.md for how.
 //
