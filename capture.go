@@ -49,6 +49,8 @@ type capture struct {
 	releases []func() // of sources that are quiescent
 	meter    *meter
 
+	checking sync.Mutex // of copies, one after the other
+
 	mu       sync.Mutex      // copiers add to what follows
 	pins     map[string]*pin // by full path
 	unpinned map[string]bool // those that could not be pinned

@@ -205,7 +205,9 @@ func (c *copier) record(ctx context.Context, out place, to string, fi fileInfo, 
 		}
 	}
 	if c.lenient {
+		c.checking.Lock() // each check takes all cores, and memory for them
 		problems, err := checkCopy(ctx, f, e.Size, ValidateFull, nil)
+		c.checking.Unlock()
 		if err != nil {
 			return nil, err
 		}
