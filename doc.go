@@ -220,8 +220,6 @@
 //     attributes all the same.)
 //   - What another machine writes to a file on a network's file system while
 //     the file is copied may not be seen to have changed it.
-//   - A file under a lease, as Samba may take one, is not waited for: Create
-//     fails, and succeeds once the lease is given back.
 //   - Snapshots are neither compressed nor encrypted, each is whole, and
 //     nothing is copied off the machine: see docs/runbook.md for how.
 //

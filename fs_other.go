@@ -13,6 +13,9 @@ const (
 	locksForbid      = true  // to read what another has locked
 )
 
+// isLeased returns false: there is nothing of the kind.
+func isLeased(error) bool { return false }
+
 // device returns nil: there is no telling.
 func (fi fileInfo) device() any { return nil }
 

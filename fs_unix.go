@@ -14,6 +14,10 @@ const (
 	locksForbid      = false // what has locked a part of a file keeps nobody from reading it
 )
 
+// isLeased reports whether an error of open(2) says that, with O_NONBLOCK, the
+// file would have been opened later.
+func isLeased(err error) bool { return errors.Is(err, syscall.EAGAIN) }
+
 // device returns what identifies the file system that the file is on, or nil.
 func (fi fileInfo) device() any {
 	if fi.sys == nil {

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"maps"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -235,4 +237,59 @@ func TestFileThatHidesItsSizeIsNotCalledGood(t *testing.T) {
 			t.Errorf("got %+v, %v, want a refusal: the safety snapshot lacks it", r, err)
 		}
 	})
+}
+
+// lease takes a lease on a file, as Samba does for a client that caches it, and
+// gives it up when somebody else wants the file: see F_SETLEASE in fcntl(2). It
+// returns how often it was asked to.
+func lease(t *testing.T, path string) (asked *atomic.Int32) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked = new(atomic.Int32)
+	wanted := make(chan os.Signal, 1)
+	signal.Notify(wanted, unix.SIGIO)
+	gone := make(chan struct{})
+	t.Cleanup(func() {
+		signal.Stop(wanted)
+		close(wanted)
+		<-gone
+		f.Close()
+	})
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
+		close(gone)
+		t.Skipf("no leases here: %v", err)
+	}
+	go func() {
+		defer close(gone)
+		for range wanted {
+			asked.Add(1)
+			if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_UNLCK); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	return asked
+}
+
+func TestFileUnderALeaseIsCopiedOnceThatIsGivenUp(t *testing.T) {
+	for _, name := range []string{"tree/a", "tree/pages", "conf"} {
+		t.Run(filepath.Base(name), func(t *testing.T) {
+			w := osWorld(t)
+			w.write(t, "tree/a", "a")
+			w.write(t, "tree/pages", strings.Repeat("p", 4096)) // which may be a database
+			w.write(t, "conf", "c")
+			s := w.store(t, withSources(w.treeSource("tree"), w.file("conf")))
+			asked := lease(t, w.path(name))
+			snap := mustCreate(t, s)
+			if asked.Load() == 0 {
+				t.Error("copied under the lease")
+			}
+			if !snap.Validated || len(snap.Problems) > 0 || len(w.types(t, snap.Stamp)) != 5 {
+				t.Errorf("%+v", snap)
+			}
+		})
+	}
 }
