@@ -61,7 +61,7 @@ func (c *copier) copyHot(ctx context.Context, from place, fi fileInfo, out place
 	}
 	defer p.close()
 	if main, size, ok := p.mainFile(); ok {
-		src := c.source(main)
+		src := c.cloneable(main)
 		err := out.dir.createCopy(out.name, src, size, func(dst newFile) error {
 			done, err := copyHashed(ctx, dst, src, size, c.moved)
 			sum = done.sha256

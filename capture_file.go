@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"slices"
 	"time"
 
@@ -177,8 +178,8 @@ type cloneableAt struct {
 
 func (r cloneableAt) Fd() uintptr { return r.file.Fd() }
 
-// source returns what is to be copied of a file, as a clone if possible.
-func (c *capture) source(f io.ReaderAt) io.ReaderAt {
+// cloneable returns what is to be copied of a file, as a clone if possible.
+func (c *capture) cloneable(f io.ReaderAt) io.ReaderAt {
 	if file, ok := f.(interface{ Fd() uintptr }); ok && c.clones != clonesNever {
 		return cloneableAt{sourceAt{f}, file}
 	}
@@ -250,8 +251,9 @@ func (c *copier) tryCopyFile(ctx context.Context, from place, seen fileInfo, out
 		return e, false, err
 	}
 	var done copied
-	src := c.source(f)
-	err = out.dir.createCopy(out.name, src, before.size, func(dst newFile) (err error) {
+	src := c.cloneable(f)
+	const whole = math.MaxInt64 // what is cut may never have been so
+	err = out.dir.createCopy(out.name, src, whole, func(dst newFile) (err error) {
 		done, err = copyHashed(ctx, dst, src, before.size, c.moved)
 		return err
 	})
@@ -326,24 +328,23 @@ func (t *target) isOfOneInstant(ctx context.Context, e *entry, f afero.File, bef
 		t.identify(e, before, done.dst.made)
 		return true, nil
 	}
-	same, err := readsTheSame(ctx, e, sourceAt{f}, out, done)
-	return same && done.size == before.size, err
+	if done.dst.cloned {
+		return true, e.measure(ctx, out)
+	}
+	// What reads the same again was so at one instant, as a log is that grew.
+	again, err := hashOf(ctx, io.NewSectionReader(sourceAt{f}, 0, done.size), unreported)
+	return again == e.SHA256 && done.size == before.size, err
 }
 
-// readsTheSame reports whether what was copied of a file that may have been
-// written to reads the same again: then it was so at one instant, as a log is
-// that grew. Of a clone the sum must be that of its own bytes.
-func readsTheSame(ctx context.Context, e *entry, src sourceAt, out place, done copied) (bool, error) {
-	if !done.dst.cloned {
-		again, err := hashOf(ctx, io.NewSectionReader(src, 0, done.size), unreported)
-		return again == e.SHA256, err
-	}
+// measure has the entry say what its copy has, a clone whose origin had changed
+// when that was read. Clones are of one instant, see ioctl_ficlone(2).
+func (e *entry) measure(ctx context.Context, out place) error {
 	f, info, err := out.open()
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer f.Close() // nothing was written
 	e.Size = info.size
 	e.SHA256, err = hashOf(ctx, f, unreported)
-	return e.SHA256 == done.sha256, err
+	return err
 }
