@@ -168,7 +168,7 @@ func (t *target) hasSidecars() bool {
 
 // scan sums up a tree and finds its databases.
 func (c *capture) scan(ctx context.Context, t *target) error {
-	crew := newCrew(t.dir.native)
+	crew := newCrew(t.dir.cores())
 	err := crew.run(ctx, func(ctx context.Context, fail func(error)) error {
 		candidates := &gatherer{crew: crew, work: func(files []found) {
 			for _, f := range files {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 
@@ -205,9 +206,7 @@ func (c *copier) record(ctx context.Context, out place, to string, fi fileInfo, 
 		}
 	}
 	if c.lenient {
-		c.checking.Lock() // each check takes all cores, and memory for them
-		problems, err := checkCopy(ctx, f, e.Size, ValidateFull, nil)
-		c.checking.Unlock()
+		problems, err := c.check(ctx, out, f, e.Size)
 		if err != nil {
 			return nil, err
 		}
@@ -218,4 +217,15 @@ func (c *copier) record(ctx context.Context, out place, to string, fi fileInfo, 
 	}
 	c.add(e)
 	return &e, nil
+}
+
+// check runs SQLite's checks on a finished copy, on all cores, and with the
+// memory that this takes: one copy after the other.
+func (c *capture) check(ctx context.Context, out place, f io.ReaderAt, size int64) (problems []Problem, err error) {
+	c.checking.Lock()
+	defer c.checking.Unlock()
+	newCrew(out.dir.cores()).runAlone(func(crew *crew) {
+		problems, err = crew.checkCopy(ctx, f, size, ValidateFull, nil)
+	})
+	return problems, err
 }

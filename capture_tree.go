@@ -26,7 +26,7 @@ func (c *copier) copyTree(ctx context.Context) error {
 	tc := &treeCopy{copier: c, databases: make(map[string]entryType)}
 	defer tc.dismiss()
 	noted := len(c.problems)
-	crew := newCrew(c.t.dir.native && c.out.native)
+	crew := newCrew(min(c.t.dir.cores(), c.out.cores()))
 	err := crew.run(ctx, func(ctx context.Context, fail func(error)) error {
 		files := &gatherer{crew: crew, work: func(files []found) {
 			if err := tc.copyFiles(ctx, crew, files); err != nil {

@@ -8,7 +8,6 @@ import (
 	"io"
 	"math"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -31,19 +30,9 @@ type finishedCopy struct {
 	uri   string // while it is served
 }
 
-// checkCopy runs SQLite's checks, and the host's, on a finished copy. It
-// returns what they found; the error is for a check that was cut short.
-func checkCopy(ctx context.Context, r io.ReaderAt, size int64, level Level, host hostCheck) ([]Problem, error) {
-	_, native := r.(*os.File)
-	var problems []Problem
-	var err error
-	newCrew(native).runAlone(func(c *crew) {
-		problems, err = c.checkCopy(ctx, r, size, level, host)
-	})
-	return problems, err
-}
-
-// checkCopy is the function of that name, for a member of a crew.
+// checkCopy runs SQLite's checks, and the host's, on a finished copy, as a
+// member. It returns what they found; the error is for a check that was cut
+// short.
 func (c *crew) checkCopy(ctx context.Context, r io.ReaderAt, size int64, level Level, host hostCheck) ([]Problem, error) {
 	if problems, ok := checkHeader(r, size); !ok || level == ValidateStructure {
 		return problems, nil

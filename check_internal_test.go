@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"net/url"
+	"runtime"
 
 	"github.com/atocore/backup/internal/aferovfs"
 )
@@ -12,7 +13,7 @@ import (
 // whole. It returns whether the parts have passed, and what the whole says.
 func CheckInParts(ctx context.Context, data []byte) (passed bool, whole []string, err error) {
 	vfsName, release := aferovfs.RegisterReader(ctx, bytes.NewReader(data), int64(len(data)))
-	newCrew(true).runAlone(func(crew *crew) {
+	newCrew(runtime.GOMAXPROCS(0)).runAlone(func(crew *crew) {
 		f := &finishedCopy{ctx: ctx, size: int64(len(data)), crew: crew, uri: fileURI(aferovfs.DB, url.Values{"vfs": {vfsName}})}
 		var c *conn
 		if c, err = f.open(release); err != nil {

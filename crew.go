@@ -17,15 +17,24 @@ type crew struct {
 	all   sync.WaitGroup
 }
 
-// newCrew returns a crew for files of the operating system: other file
-// systems may not be made for it, and there all is done in one order.
-func newCrew(native bool) *crew {
+// newCrew returns a crew of so many. One alone does all in one order.
+func newCrew(size int) *crew {
 	c := &crew{gone: make(chan struct{})}
-	if n := runtime.GOMAXPROCS(0); native && n > 1 {
-		c.slots = make(chan struct{}, n)
-		c.calls = make(chan func(), n)
+	if size > 1 {
+		c.slots = make(chan struct{}, size)
+		c.calls = make(chan func(), size)
 	}
 	return c
+}
+
+// cores is how many cores there are for what is done with the files below d.
+// File systems that are not the operating system's may not be made for more
+// than one.
+func (d *dir) cores() int {
+	if !d.native {
+		return 1
+	}
+	return runtime.GOMAXPROCS(0)
 }
 
 // size is how many may work at a time.

@@ -37,15 +37,17 @@ func (ss *session) list(ctx context.Context) (snapshots []Snapshot, others []str
 		return nil, nil, err
 	}
 	looks := make([]look, len(names))
-	c := newCrew(ss.snapshots.native)
-	for i, name := range names {
-		if ctx.Err() != nil {
-			break
+	c := newCrew(ss.snapshots.cores())
+	err = c.run(ctx, func(ctx context.Context, _ func(error)) error {
+		for i, name := range names {
+			if ctx.Err() != nil {
+				break
+			}
+			c.start(func() { looks[i] = ss.lookAt(name) })
 		}
-		c.start(func() { looks[i] = ss.lookAt(name) })
-	}
-	c.wait()
-	if err := ctx.Err(); err != nil {
+		return nil
+	})
+	if err != nil {
 		return nil, nil, err
 	}
 	for i, l := range looks {

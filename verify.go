@@ -39,7 +39,7 @@ type verifier struct {
 func newVerifier(ctx context.Context, d *dir, sources []Source, level Level, m *meter) *verifier {
 	return &verifier{
 		ctx: ctx, dir: d, sources: sources, level: level, meter: m,
-		crew: newCrew(d.native), wrong: make(map[*entry][]Problem),
+		crew: newCrew(d.cores()), wrong: make(map[*entry][]Problem),
 	}
 }
 
