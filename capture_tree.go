@@ -79,9 +79,9 @@ func (tc *treeCopy) meet(ctx context.Context, files *gatherer, at place, name st
 	case !fi.isRegular():
 		t.skipped = append(t.skipped, name)
 		return nil
-	case files.holds(mainOf(name)):
+	case files.holds(mainOf(name)): // who copies that, copies this after it
 		files.join(at, name, fi)
-	case mainOf(name) != "":
+	case mainOf(name) != "": // what that is, others are finding out
 		tc.later = append(tc.later, name)
 	case tc.isPinned(at):
 		files.addAlone(at, name, fi)

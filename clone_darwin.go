@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"path"
 
 	"golang.org/x/sys/unix"
 )
@@ -49,16 +48,11 @@ func (d *dir) cloneFile(name string, from int) error {
 	if err := unix.Fstat(from, &st); err != nil || st.Flags != 0 {
 		return errors.Join(err, errors.ErrUnsupported)
 	}
-	parent, err := d.fs.Open(d.path(path.Dir(name)))
+	to, err := d.handle()
 	if err != nil {
 		return err
 	}
-	defer parent.Close() // nothing is written through it
-	to, ok := parent.(*os.File)
-	if !ok {
-		return errors.ErrUnsupported
-	}
-	return unix.Fclonefileat(from, int(to.Fd()), path.Base(name), unix.CLONE_NOOWNERCOPY)
+	return unix.Fclonefileat(from, int(to.Fd()), name, unix.CLONE_NOOWNERCOPY)
 }
 
 // openClone makes a clone what a new file is: its owner's alone, whatever mode

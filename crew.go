@@ -154,7 +154,8 @@ func (c *crew) callAndWait(fn func()) bool {
 }
 
 // handPanic has the goroutine of the operation panic in the place of a member:
-// there the host can recover.
+// there the host can recover. If that has given up for another reason, nobody
+// is told.
 func (c *crew) handPanic() {
 	if p := recover(); p != nil {
 		c.call(func() { panic(p) })

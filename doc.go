@@ -66,7 +66,8 @@
 //     was written is removed when Create fails or is cancelled. What a
 //     killed one leaves is listed as incomplete and never restored.
 //   - [ErrNoSpace] comes before anything is written, where the file system
-//     tells how much is free.
+//     tells how much is free. (What should be a clone is taken to need none.
+//     If it turns out not to be one, the full disk's own error may come later.)
 //
 // Validate:
 //

@@ -124,7 +124,9 @@ var (
 	ErrBusy = errors.New("busy")
 
 	// ErrNoSpace: the file system has less room than the copy needs. Create
-	// has written nothing, and Restore has replaced nothing.
+	// has written nothing, and Restore has replaced nothing. (A disk that
+	// fills up while they write gives its own error, as do quotas: then, too,
+	// what was written is removed, and nothing was replaced.)
 	ErrNoSpace = errors.New("not enough free space")
 
 	// ErrDurabilityUnknown: everything was written and is in place, but the

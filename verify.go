@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/afero"
 )
 
-// A verifier compares the entries of a snapshot with what is on disk.
+// A verifier compares the entries of a snapshot with what is on disk, once.
 type verifier struct {
 	ctx     context.Context
 	dir     *dir
