@@ -24,6 +24,7 @@ type task struct {
 	Restore backup.RestoreOptions
 	Steps   [][]string
 	Path    string // of the database to write to
+	Memory  int64  // bytes to use
 }
 
 var tasks = map[string]func(context.Context, task, *measured.Report) error{
@@ -32,6 +33,7 @@ var tasks = map[string]func(context.Context, task, *measured.Report) error{
 	"list":    listTask,
 	"tools":   toolsTask,
 	"write":   writeTask,
+	"memory":  memoryTask,
 }
 
 // childMain does the task that this process was started for, and reports

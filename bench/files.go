@@ -61,9 +61,10 @@ func newSnapshots(ctx context.Context, dir string, n int) error {
 	return os.CopyFS(dir, afero.NewIOFS(afero.NewBasePathFs(memory, "/store")))
 }
 
-// warm reads all that is at a path, so that it is in the page cache.
-func warm(path string) error {
-	return filepath.WalkDir(path, func(p string, entry fs.DirEntry, err error) error {
+// warm reads all that is at a path, so that it is in the page cache, and returns
+// how many bytes that is.
+func warm(path string) (size int64, err error) {
+	err = filepath.WalkDir(path, func(p string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.Type().IsRegular() {
 			return err
 		}
@@ -72,7 +73,9 @@ func warm(path string) error {
 			return err
 		}
 		defer f.Close() // only read
-		_, err = io.Copy(io.Discard, f)
+		n, err := io.Copy(io.Discard, f)
+		size += n
 		return err
 	})
+	return size, err
 }

@@ -135,12 +135,18 @@ func (l *lab) sample(ctx context.Context, w workload, c contender) (r measured.R
 			return r, fmt.Errorf("prepare: %w", err)
 		}
 	}
+	var read int64
 	for _, input := range w.inputs {
-		if err := warm(input); err != nil {
+		size, err := warm(input)
+		if err != nil {
 			return r, err
 		}
+		read += size
 	}
 	syncAll()
+	if err := l.useMemory(ctx, 2*read); err != nil {
+		return r, err
+	}
 	if w.writesTo == "" {
 		return l.runJob(ctx, w.limit, c.job(out))
 	}
@@ -152,6 +158,16 @@ func (l *lab) sample(ctx context.Context, w workload, c contender) (r measured.R
 	wrote, werr := writer.stop()
 	r.LongestCommit, r.Commits = wrote.LongestCommit, wrote.Commits
 	return r, errors.Join(err, werr)
+}
+
+// useMemory has a process use so many bytes of memory, about, and end. The host of a
+// virtual machine may take back what has been free for some seconds. To write
+// there again, be it to the page cache, then takes ten times as long: whoever
+// came after somebody large would win.
+func (l *lab) useMemory(ctx context.Context, size int64) error {
+	const least, most = 512 << 20, 2 << 30 // many small files take more than their bytes
+	_, err := l.runJob(ctx, 0, job{task: task{Name: "memory", Memory: max(least, min(size, most))}})
+	return err
 }
 
 // dispose removes what is not needed any more. Many files stay until all has
