@@ -111,8 +111,11 @@ func (c *capture) locateTree(ctx context.Context, t *target) (err error) {
 		return err
 	}
 	here, err := t.dir.lstat(".")
-	if err != nil || t.layout.isStore(here) {
-		return errors.Join(err, errors.New("it is the store itself by another name"))
+	if err != nil {
+		return err
+	}
+	if t.layout.isStore(here) {
+		return errors.New("it is the store itself by another name")
 	}
 	t.device, t.tellsChanges = here.device(), t.dir.tellsChanges()
 	return c.scan(ctx, t)

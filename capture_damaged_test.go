@@ -255,6 +255,35 @@ func (w *world) mustNotRestoreUnread(t *testing.T, s *backup.Store, stamp, live 
 	}
 }
 
+// What a safety snapshot takes for gone, and is there, is not replaced.
+func TestWhatOnlySeemsToBeGoneIsNotReplaced(t *testing.T) {
+	for _, tc := range []struct {
+		live string
+		err  error
+	}{
+		{"chroma/a", syscall.ENOENT},
+		{"chroma/a", syscall.ENOTDIR},
+		{"chroma/dir/d", syscall.ENOENT},
+		{"config/project-registry.json", syscall.ENOENT},
+	} {
+		t.Run(path.Base(tc.live)+"_"+tc.err.Error(), func(t *testing.T) {
+			memoryAndOs(t, func(t *testing.T, w *world) {
+				w.small(t)
+				w.write(t, "chroma/dir/d", "d")
+				stamp := w.create(t, w.store(t)).Stamp
+				before := w.liveState(t)
+				r, err := w.unreadable(t, "open", tc.live, tc.err).Restore(t.Context(), stamp, confirmed)
+				if r != nil || !errors.Is(err, backup.ErrServiceRunning) || !strings.Contains(err.Error(), w.path(tc.live)) {
+					t.Errorf("got %+v, %v, want ErrServiceRunning", r, err)
+				}
+				if diff := cmp.Diff(w.liveState(t), before); diff != "" {
+					t.Errorf("(-got +want):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
 // What is for another try to read, or cannot be written, is no damage.
 func TestSafetySnapshotFailsForWantOfDescriptorsAndRoom(t *testing.T) {
 	for _, tc := range []struct {

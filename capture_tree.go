@@ -102,6 +102,9 @@ func (tc *treeCopy) copyFiles(ctx context.Context, crew *crew, files []found) er
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if tc.isLeftOut(f.path) {
+			continue
+		}
 		if err := tc.put(ctx, c, f.place, f.info, f.path); err != nil {
 			return err
 		}
@@ -146,9 +149,6 @@ func (tc *treeCopy) isLeftOut(name string) bool {
 
 // put copies one file, and notes what it was.
 func (tc *treeCopy) put(ctx context.Context, c *copier, at place, fi fileInfo, name string) error {
-	if tc.isLeftOut(name) {
-		return nil
-	}
 	kind, err := c.copyTreeFile(ctx, at, fi, tc.to(name))
 	if err == nil && kind != typeFile {
 		tc.mu.Lock()
@@ -166,6 +166,9 @@ func (tc *treeCopy) copyLater(ctx context.Context) error {
 	for _, name := range tc.later {
 		if err := ctx.Err(); err != nil {
 			return err
+		}
+		if tc.isLeftOut(name) {
+			continue // it may be gone by now
 		}
 		at, err := read.at(name)
 		var fi fileInfo

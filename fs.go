@@ -199,6 +199,16 @@ func locate(fsys afero.Fs, p string) (*dir, string, error) {
 	return d, filepath.Base(p), err
 }
 
+// lstatPath looks at what has a path, be it a link or not.
+func lstatPath(fsys afero.Fs, p string) (fileInfo, error) {
+	d, err := openDir(fsys, filepath.Dir(p))
+	if err != nil {
+		return fileInfo{}, err
+	}
+	defer d.close()
+	return d.lstat(filepath.Base(p))
+}
+
 // readlinkIfLink returns the target of a symbolic link, and "" for anything
 // else.
 func (d *dir) readlinkIfLink(name string) (string, error) {
@@ -287,9 +297,13 @@ func (d *dir) subAt(name string, fi fileInfo) (*dir, error) {
 		return nil, parent.full(err)
 	}
 	sub := &dir{fs: rootFs{root, d.full(name)}, base: d.full(name), native: true, batch: d.batch}
-	if now, err := sub.lstat("."); err != nil || !now.sameFile(fi) {
+	now, err := sub.lstat(".")
+	if err == nil && !now.sameFile(fi) {
+		err = notDir
+	}
+	if err != nil {
 		sub.close()
-		return nil, errors.Join(notDir, err)
+		return nil, err
 	}
 	return sub, nil
 }
@@ -474,7 +488,8 @@ func (d *dir) setAttributes(name string, perm fs.FileMode, mtime time.Time) erro
 	return d.fs.Chtimes(d.path(name), mtime, mtime)
 }
 
-// readNames returns the names that the directory name holds, sorted.
+// readNames returns the names that the directory name holds, sorted. (Where files
+// come and go, readdir(3) may tell one twice, as XFS does.)
 func (d *dir) readNames(name string) ([]string, error) {
 	f, err := d.fs.Open(d.path(name))
 	if err != nil {
@@ -482,7 +497,7 @@ func (d *dir) readNames(name string) ([]string, error) {
 	}
 	names, err := f.Readdirnames(-1)
 	slices.Sort(names)
-	return names, errors.Join(err, f.Close())
+	return slices.Compact(names), errors.Join(err, f.Close())
 }
 
 // readDir returns what the directory name holds, sorted by name. What

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"slices"
+	"strings"
 )
 
 // RestoreOptions are the options of [Store.Restore].
@@ -354,7 +356,28 @@ func (r *restorer) takeSafetySnapshot(ctx context.Context) (*Snapshot, error) {
 	if err != nil {
 		return nil, notCarriedOut(err)
 	}
-	return snap, nil
+	return snap, r.checkSaved(snap.Problems)
+}
+
+// checkSaved refuses to go on if something is there that the safety snapshot has
+// taken for gone, or could not copy as it was at one instant: it would be in
+// neither.
+func (r *restorer) checkSaved(problems []Problem) error {
+	for _, p := range problems {
+		src, ok := r.source(p.Source)
+		if !ok || p.Code != CodeFileVanished && p.Code != CodeFileChanged {
+			continue
+		}
+		live := src.Path
+		if src.Kind == Tree {
+			live = filepath.Join(live, filepath.FromSlash(strings.TrimPrefix(p.Path, src.Name)))
+		}
+		fi, err := lstatPath(r.cfg.Fs, live)
+		if !isGone(err) && !fi.isStaging() {
+			return errors.Join(fmt.Errorf("%w: %s changed while it was saved", ErrServiceRunning, live), err)
+		}
+	}
+	return nil
 }
 
 // replace stages, swaps and verifies. Whatever fails, it leaves the old

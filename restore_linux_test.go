@@ -478,6 +478,40 @@ func TestRestoreOfReadOnlyDirectoriesByUser(t *testing.T) {
 	}
 }
 
+// Whose names may be read, and nothing else, is no directory that has vanished.
+func TestDirectoryThatMayNotBeSearchedIsNotLost(t *testing.T) {
+	if !asUser(t) {
+		return
+	}
+	for _, mode := range []fs.FileMode{0o644, 0o600, 0o444, 0o111, 0} {
+		for _, dir := range []string{"chroma/sub", "chroma"} {
+			t.Run(fmt.Sprintf("%s_%03o", filepath.Base(dir), mode), func(t *testing.T) {
+				w := osWorld(t)
+				s := w.small(t)
+				stamp := w.create(t, s).Stamp
+				w.write(t, "chroma/sub/deep/file", "the only copy")
+				before := w.liveState(t)
+				if err := os.Chmod(w.path(dir), mode); err != nil {
+					t.Fatal(err)
+				}
+				defer os.Chmod(w.path(dir), 0o755)
+				if snap, err := s.Create(t.Context(), &backup.CreateOptions{Include: []string{"chroma"}}); !errors.Is(err, fs.ErrPermission) || strings.Contains(err.Error(), "store") {
+					t.Errorf("created %+v, %v", snap, err)
+				}
+				if r, err := s.Restore(t.Context(), stamp, confirmed); !errors.Is(err, fs.ErrPermission) {
+					t.Errorf("restored %+v, %v", r, err)
+				}
+				if err := os.Chmod(w.path(dir), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(w.liveState(t), before); diff != "" {
+					t.Errorf("(-got +want):\n%s", diff)
+				}
+			})
+		}
+	}
+}
+
 // Who may read the store and not write to it holds a lock all the same, which
 // those who may write see.
 func TestReaderOfOthersStoreHoldsALock(t *testing.T) {
