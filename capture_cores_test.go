@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/afero"
 
 	"github.com/atocore/backup"
 )
@@ -252,5 +253,54 @@ func TestTreeThatChangesIsNotTorn(t *testing.T) {
 	close(done)
 	if err := <-stopped; err != nil {
 		t.Error(err)
+	}
+}
+
+// The sidecar of a database that was copied belongs to no snapshot, nor is it
+// missed, wherever it comes in the order of names: a space sorts before "-".
+func TestSidecarThatIsGoneByItsTurnIsNotMissed(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		for _, name := range []string{"tree/Login Data", "tree/Login Data For Account", "tree/q-wal"} {
+			w.exec(t, name, "CREATE TABLE t (x); INSERT INTO t VALUES (zeroblob(100000))")
+		}
+		gone := []string{"tree/Login Data-journal", "tree/q-wal-journal"}
+		for _, name := range gone {
+			w.write(t, name, "") // as PRAGMA journal_mode=truncate leaves it
+		}
+		s := w.store(t, withSources(w.treeSource("tree")), atFirst(t, "tree", func() {
+			for _, name := range gone {
+				w.drop(t, name)
+			}
+		}))
+		snap := mustCreate(t, s)
+		want := map[string]string{"tree": "dir", "tree/Login Data": "db", "tree/Login Data For Account": "db", "tree/q-wal": "db"}
+		if diff := cmp.Diff(w.types(t, snap.Stamp), want); diff != "" {
+			t.Errorf("(-got +want):\n%s", diff)
+		}
+	})
+}
+
+// A doublingFs tells each name twice, as readdir(3) may where files come and go.
+type doublingFs struct{ afero.Fs }
+
+func (d doublingFs) Open(name string) (afero.File, error) {
+	f, err := d.Fs.Open(name)
+	return doublingFile{f}, err
+}
+
+type doublingFile struct{ afero.File }
+
+func (f doublingFile) Readdirnames(n int) ([]string, error) {
+	names, err := f.File.Readdirnames(n)
+	return append(names, names...), err
+}
+
+func TestNameThatIsToldTwiceIsCopiedOnce(t *testing.T) {
+	w := newWorld(t, doublingFs{afero.NewMemMapFs()}, "/srv")
+	w.write(t, "tree/a", "a")
+	w.write(t, "tree/d/b", "b")
+	snap := mustCreate(t, w.store(t, withSources(w.treeSource("tree"))))
+	if snap.Files != 2 {
+		t.Errorf("got %+v", snap)
 	}
 }
