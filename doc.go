@@ -162,7 +162,9 @@
 //   - Two databases are not of exactly one instant: their read transactions
 //     begin one after the other. Files and trees are copied later still.
 //   - The files of a Tree are not of one instant with one another, unless
-//     its [Source].Quiesce holds the writers off.
+//     its [Source].Quiesce holds the writers off. One that is moved to
+//     another directory of the tree meanwhile may be in the snapshot twice,
+//     or not at all, and the snapshot be called good.
 //   - A file is seen to change by its size and times, in the end. A write(2)
 //     sets them when it begins: one that takes longer than the copy of its
 //     file, and began two seconds before that, may be torn in it. Who writes
