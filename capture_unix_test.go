@@ -741,6 +741,21 @@ func TestSidecarsHaveTheModeOfTheDatabase(t *testing.T) {
 	}
 }
 
+// Two backups at once leave none of their own either: the WAL that the one
+// finds, the other has made.
+func TestEmptySidecarsOfAnotherBackupAreNotLeft(t *testing.T) {
+	w := osWorld(t)
+	w.mkdir(t, "data")
+	if err := w.open(t, "data/app.db", "PRAGMA journal_mode = wal; CREATE TABLE t (x)").Close(); err != nil {
+		t.Fatal(err)
+	}
+	w.write(t, "data/app.db-wal", "")
+	mustCreate(t, w.store(t, withSources(w.database("data/app.db"))))
+	if got := w.names(t, "data"); !slices.Equal(got, []string{".", "app.db"}) {
+		t.Errorf("left: %v", got)
+	}
+}
+
 const serviceEnv = "BACKUP_TEST_SERVICE"
 
 // TestServiceOfAStranger is a service that is started while root reads its

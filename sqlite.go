@@ -115,16 +115,17 @@ type live struct {
 // lookBeside sees which sidecars there are before the first read makes those
 // that a WAL needs. A WAL that there is is to stay as it is when the connection
 // is closed: by default SQLite folds it into the database, which may be
-// damaged, and in any case is not ours to change. One that there is not must
-// be removed again.
+// damaged, and in any case is not ours to change. One that there is not, or
+// that is empty, as another backup's may be, is left for SQLite to remove.
 func (l *live) lookBeside() error {
 	for _, suffix := range []string{"-wal", "-shm"} {
 		at := l.db.beside(suffix)
-		there, err := at.exists()
-		if err == nil && there && suffix == "-wal" {
+		fi, err := at.lstat()
+		there := err == nil
+		if there && suffix == "-wal" && fi.size > 0 {
 			_, err = l.Config(sqlite3.DBCONFIG_NO_CKPT_ON_CLOSE, true)
 		}
-		if err != nil {
+		if err = ignoreNotExist(err); err != nil {
 			return err
 		}
 		if !there {
