@@ -101,7 +101,7 @@ func (c *capture) locate(ctx context.Context, t *target) error {
 	if t.Kind == Tree {
 		return c.locateTree(ctx, t)
 	}
-	return c.locateFile(t)
+	return c.locateFile(ctx, t)
 }
 
 func (c *capture) locateTree(ctx context.Context, t *target) (err error) {
@@ -121,7 +121,7 @@ func (c *capture) locateTree(ctx context.Context, t *target) (err error) {
 	return c.scan(ctx, t)
 }
 
-func (c *capture) locateFile(t *target) (err error) {
+func (c *capture) locateFile(ctx context.Context, t *target) (err error) {
 	if t.dir, t.name, err = locate(c.cfg.Fs, t.Path); err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ func (c *capture) locateFile(t *target) (err error) {
 	if t.Kind == File && !c.lenient {
 		// Its copy would lack what is in its WAL alone, and a restore would
 		// leave a WAL that belongs to another.
-		isDB, err := hasDatabaseHeader(t.place, fi)
+		isDB, err := hasDatabaseHeader(ctx, t.place, fi)
 		if isDB {
 			err = &fs.PathError{Op: "open", Path: t.full(), Err: errors.New("a SQLite database: make the source's kind \"database\"")}
 		}
@@ -225,7 +225,7 @@ func (c *capture) findDatabase(ctx context.Context, t *target, f found) error {
 	if err := c.held.check(f.place); err != nil { // it may have come since
 		return err
 	}
-	isDB, err := hasDatabaseHeader(f.place, c.held.unseen(f.info))
+	isDB, err := hasDatabaseHeader(ctx, f.place, c.held.unseen(f.info))
 	if isDB {
 		c.mu.Lock()
 		defer c.mu.Unlock()

@@ -193,7 +193,7 @@ func (c *copier) copyRaw(ctx context.Context, from place, to string) (main *entr
 // that fails SQLite's checks is taken back: it would be no way to undo a
 // restore.
 func (c *copier) record(ctx context.Context, out place, to string, fi fileInfo, sum string) (*entry, error) {
-	f, written, err := out.open()
+	f, written, err := out.open(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -22,11 +22,11 @@ func skip(fi fileInfo) error {
 }
 
 // hasDatabaseHeader reports whether a file is a SQLite database.
-func hasDatabaseHeader(at place, fi fileInfo) (bool, error) {
+func hasDatabaseHeader(ctx context.Context, at place, fi fileInfo) (bool, error) {
 	if fi.size < leastDatabase {
 		return false, nil
 	}
-	f, _, err := at.openSeen(fi)
+	f, _, err := at.openSeen(ctx, fi)
 	if errors.Is(err, errNotRegular) {
 		return false, nil
 	}
@@ -88,7 +88,7 @@ func (c *copier) copyTreeFile(ctx context.Context, at place, fi fileInfo, to str
 	var e *entry
 	err := errIsDatabase
 	if !c.isPinned(at) {
-		if shared, err := c.share(to, fi); shared || err != nil {
+		if shared, err := c.share(ctx, to, fi); shared || err != nil {
 			return typeFile, err
 		}
 		e, err = c.copyFile(ctx, at, fi, to, typeFile)
@@ -237,7 +237,7 @@ func (c *copier) copyFile(ctx context.Context, from place, seen fileInfo, to str
 // tryCopyFile copies as much as the file had when it was opened, completes its
 // entry, and reports whether that was all of one instant.
 func (c *copier) tryCopyFile(ctx context.Context, from place, seen fileInfo, out place, e entry) (_ entry, stable bool, err error) {
-	f, before, err := from.openSeen(seen)
+	f, before, err := from.openSeen(ctx, seen)
 	if err != nil {
 		return e, false, sourceError{err}
 	}
@@ -339,7 +339,7 @@ func (t *target) isOfOneInstant(ctx context.Context, e *entry, f afero.File, bef
 // measure has the entry say what its copy has, a clone whose origin had changed
 // when that was read. Clones are of one instant, see ioctl_ficlone(2).
 func (e *entry) measure(ctx context.Context, out place) error {
-	f, info, err := out.open()
+	f, info, err := out.open(ctx)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -65,7 +66,7 @@ func (d *dir) openClone(name string, size int64) (newFile, error) {
 	if err := d.fs.Chmod(d.path(name), 0o600); err != nil {
 		return newFile{}, err
 	}
-	f, info, err := d.openRegular(name, os.O_RDWR)
+	f, info, err := d.openRegular(context.Background(), name, os.O_RDWR)
 	if err != nil {
 		return newFile{}, err
 	}

@@ -186,7 +186,7 @@ func (ss *session) createOnce(ctx context.Context, req createRequest) (snap *Sna
 		Level: req.Level, Sources: ss.states(c), PosixNames: c.entries.posixNames(), Boot: ss.snapshots.bootID(),
 	}
 	m.CreatedAt = now.UTC().Round(0)
-	if err := ss.writeManifest(out, c.entries, m); err != nil {
+	if err := ss.writeManifest(ctx, out, c.entries, m); err != nil {
 		return nil, err
 	}
 	return ss.seal(ctx, out, m, c, req.sources)
@@ -262,18 +262,18 @@ func (d *dir) checkSpace(need int64) error {
 	return nil
 }
 
-func (ss *session) writeManifest(out *dir, entries manifest, m *metadata) error {
+func (ss *session) writeManifest(ctx context.Context, out *dir, entries manifest, m *metadata) error {
 	err := out.createFile(manifestName, func(f afero.File) error { return entries.write(f) })
 	if err != nil {
 		return err
 	}
-	f, info, err := out.open(manifestName)
+	f, info, err := out.open(ctx, manifestName)
 	if err != nil {
 		return err
 	}
 	defer f.Close() // nothing was written
 	m.Size = info.size
-	m.Manifest, err = hashOf(context.Background(), f, unreported)
+	m.Manifest, err = hashOf(ctx, f, unreported)
 	return err
 }
 

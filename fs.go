@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -331,28 +332,30 @@ func (d *dir) exists(name string) (bool, error) {
 }
 
 // open opens the regular file name for reading. Anything else is refused
-// with errNotRegular, and never waited for, as a pipe would have it.
-func (d *dir) open(name string) (afero.File, fileInfo, error) {
-	return d.openRegular(name, os.O_RDONLY)
+// with errNotRegular, and never waited for, as a pipe would have it. Who holds
+// a lease on the file is waited for, but no longer than for ctx.
+func (d *dir) open(ctx context.Context, name string) (afero.File, fileInfo, error) {
+	return d.openRegular(ctx, name, os.O_RDONLY)
 }
 
 // openSeen is open for who has just seen the file: it is not looked at again
 // before it is opened, where it can be told afterwards that it is that one.
-func (d *dir) openSeen(name string, seen fileInfo) (afero.File, fileInfo, error) {
+func (d *dir) openSeen(ctx context.Context, name string, seen fileInfo) (afero.File, fileInfo, error) {
 	if d.native && seen.sys != nil {
-		if f, info, err := d.openSame(name, os.O_RDONLY, seen); err == nil {
-			return f, info, nil
+		f, info, err := d.openSame(ctx, name, os.O_RDONLY, seen)
+		if err == nil || isLeased(err) || ctx.Err() != nil {
+			return f, info, err
 		}
 	}
-	return d.open(name)
+	return d.open(ctx, name)
 }
 
 // openRegular tries anew when another file takes the name meanwhile, as one
 // does that is written aside and renamed.
-func (d *dir) openRegular(name string, flag int) (afero.File, fileInfo, error) {
+func (d *dir) openRegular(ctx context.Context, name string, flag int) (afero.File, fileInfo, error) {
 	const attempts = 100
 	for attempt := 1; ; attempt++ {
-		f, info, err := d.tryOpenRegular(name, flag)
+		f, info, err := d.tryOpenRegular(ctx, name, flag)
 		if !errors.Is(err, errReplaced) || attempt == attempts {
 			return f, info, err
 		}
@@ -362,21 +365,21 @@ func (d *dir) openRegular(name string, flag int) (afero.File, fileInfo, error) {
 // errReplaced: a name has come to stand for another file.
 var errReplaced = errors.New("replaced while it was opened")
 
-func (d *dir) tryOpenRegular(name string, flag int) (afero.File, fileInfo, error) {
+func (d *dir) tryOpenRegular(ctx context.Context, name string, flag int) (afero.File, fileInfo, error) {
 	seen, err := d.lstat(name)
 	if err != nil {
 		return nil, fileInfo{}, err
 	}
-	return d.openSame(name, flag, seen)
+	return d.openSame(ctx, name, flag, seen)
 }
 
 // openSame opens the regular file that was seen under a name.
-func (d *dir) openSame(name string, flag int, seen fileInfo) (afero.File, fileInfo, error) {
+func (d *dir) openSame(ctx context.Context, name string, flag int, seen fileInfo) (afero.File, fileInfo, error) {
 	notRegular := &fs.PathError{Op: "open", Path: d.full(name), Err: errNotRegular}
 	if !seen.isRegular() {
 		return nil, fileInfo{}, notRegular
 	}
-	f, err := d.fs.OpenFile(d.path(name), flag, 0)
+	f, err := d.openLeased(ctx, name, flag)
 	if err != nil {
 		if now, lstatErr := d.lstat(name); lstatErr == nil && !now.isRegular() {
 			err = notRegular
@@ -395,6 +398,33 @@ func (d *dir) openSame(name string, flag int, seen fileInfo) (afero.File, fileIn
 		return nil, fileInfo{}, &fs.PathError{Op: "open", Path: d.full(name), Err: errReplaced}
 	}
 	return f, info, nil
+}
+
+// openLeased opens a file. Who holds a lease on it, as Samba may, is waited
+// for: the kernel gives them 45 seconds to let go, see F_SETLEASE in fcntl(2).
+func (d *dir) openLeased(ctx context.Context, name string, flag int) (afero.File, error) {
+	const pause, patience = 10 * time.Millisecond, time.Minute
+	for waited := time.Duration(0); ; waited += pause {
+		f, err := d.fs.OpenFile(d.path(name), flag, 0)
+		if err == nil || !isLeased(err) || waited >= patience {
+			return f, err
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// sleep returns after a while, or with ctx's error as soon as that is done.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
 }
 
 // A newFile is one that is made to be written to.

@@ -31,22 +31,15 @@ func (r rootFs) Open(name string) (afero.File, error) {
 	return r.OpenFile(name, os.O_RDONLY, 0)
 }
 
-// OpenFile never waits for the other end of a pipe. (And package os makes no
-// attempt to have a regular file not block, which it takes back when that is of
-// no use.) It does wait for who holds a lease on a file, as Samba may: the
-// kernel gives them 45 seconds to let go, see F_SETLEASE in fcntl(2).
+// OpenFile never waits for the other end of a pipe, nor for who holds a lease.
+// (And package os makes no attempt to have a regular file not block, which it
+// takes back when that is of no use.)
 func (r rootFs) OpenFile(name string, flag int, perm fs.FileMode) (afero.File, error) {
-	const pause, patience = 10 * time.Millisecond, time.Minute
-	for waited := time.Duration(0); ; waited += pause {
-		f, err := r.root.OpenFile(name, flag|oNonblock, perm)
-		switch {
-		case err == nil:
-			return f, nil
-		case !isLeased(err) || waited >= patience:
-			return nil, r.full(err) // and not a nil *os.File in an afero.File
-		}
-		time.Sleep(pause)
+	f, err := r.root.OpenFile(name, flag|oNonblock, perm)
+	if err != nil {
+		return nil, r.full(err) // and not a nil *os.File in an afero.File
 	}
+	return f, nil
 }
 
 func (r rootFs) Stat(name string) (fs.FileInfo, error) {

@@ -119,8 +119,8 @@ var errTooLarge = errors.New("larger than any that this library writes")
 
 // readFile returns the content of the regular file name, unless it has more
 // than limit bytes.
-func (d *dir) readFile(name string, limit int64) ([]byte, error) {
-	f, info, err := d.open(name)
+func (d *dir) readFile(ctx context.Context, name string, limit int64) ([]byte, error) {
+	f, info, err := d.open(ctx, name)
 	if err != nil {
 		return nil, err
 	}

@@ -64,8 +64,8 @@ func (ss *session) removeJournal() error {
 // readJournal returns the journal, or nil if there is none. One that is
 // damaged, or that speaks of other paths than the sources', is an error:
 // nothing is to be touched on its word.
-func (ss *session) readJournal() (*journal, error) {
-	data, err := ss.root.readFile(journalName, maxJournalBytes)
+func (ss *session) readJournal(ctx context.Context) (*journal, error) {
+	data, err := ss.root.readFile(ctx, journalName, maxJournalBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -196,7 +196,7 @@ func (s *Store) recover(ctx context.Context) (*Recovery, error) {
 	if err := ss.lockState(ctx, exclusive); err != nil { // of a restore that has begun meanwhile
 		return nil, err
 	}
-	j, err := ss.readJournal()
+	j, err := ss.readJournal(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRecoveryPending, err)
 	}

@@ -43,7 +43,7 @@ func (ss *session) list(ctx context.Context) (snapshots []Snapshot, others []str
 			if ctx.Err() != nil {
 				break
 			}
-			c.start(func() { looks[i] = ss.lookAt(name) })
+			c.start(func() { looks[i] = ss.lookAt(ctx, name) })
 		}
 		return nil
 	})
@@ -70,7 +70,7 @@ type look struct {
 }
 
 // lookAt reads the metadata of what is called name.
-func (ss *session) lookAt(name string) look {
+func (ss *session) lookAt(ctx context.Context, name string) look {
 	t, err := parseStamp(name)
 	if err != nil {
 		return look{other: true}
@@ -91,7 +91,7 @@ func (ss *session) lookAt(name string) look {
 		l.HasMetadata = true // as far as is known
 		l.Problems = []Problem{{Code: CodeUnreadable, Detail: err.Error()}}
 	} else {
-		l.readMetadata(d)
+		l.readMetadata(ctx, d)
 		d.close()
 	}
 	if !l.HasMetadata {
@@ -104,8 +104,8 @@ func (ss *session) lookAt(name string) look {
 }
 
 // readMetadata reads the metadata in d, or notes why they cannot be read.
-func (l *look) readMetadata(d *dir) {
-	_, read, problem := d.readMetadata(l.Stamp)
+func (l *look) readMetadata(ctx context.Context, d *dir) {
+	_, read, problem := d.readMetadata(ctx, l.Stamp)
 	if problem == nil {
 		l.Snapshot = *read
 		return

@@ -19,9 +19,9 @@ type loaded struct {
 }
 
 // load reads the metadata and the manifest of the snapshot in d.
-func (d *dir) load(stamp string) (*loaded, *Problem) {
+func (d *dir) load(ctx context.Context, stamp string) (*loaded, *Problem) {
 	l := &loaded{dir: d}
-	m, snap, problem := d.readMetadata(stamp)
+	m, snap, problem := d.readMetadata(ctx, stamp)
 	l.snapshot = snap
 	if problem != nil {
 		return l, problem
@@ -30,7 +30,7 @@ func (d *dir) load(stamp string) (*loaded, *Problem) {
 	if l.legacy = m == nil; l.legacy {
 		l.entries, err = d.inventory(snap)
 	} else {
-		l.entries, err = d.readManifest(m)
+		l.entries, err = d.readManifest(ctx, m)
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -43,8 +43,8 @@ func (d *dir) load(stamp string) (*loaded, *Problem) {
 
 // readMetadata reads the metadata of the snapshot in d; m is nil if they are
 // the Python module's.
-func (d *dir) readMetadata(stamp string) (m *metadata, snap *Snapshot, problem *Problem) {
-	data, err := d.readFile(metadataName, maxMetadataBytes)
+func (d *dir) readMetadata(ctx context.Context, stamp string) (m *metadata, snap *Snapshot, problem *Problem) {
+	data, err := d.readFile(ctx, metadataName, maxMetadataBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, &Problem{Code: CodeMetadataMissing, Path: metadataName, Detail: "unfinished, interrupted or half deleted"}
 	}
@@ -74,8 +74,8 @@ func (d *dir) readMetadata(stamp string) (m *metadata, snap *Snapshot, problem *
 	return m, snap, nil
 }
 
-func (d *dir) readManifest(m *metadata) (manifest, error) {
-	f, info, err := d.open(manifestName)
+func (d *dir) readManifest(ctx context.Context, m *metadata) (manifest, error) {
+	f, info, err := d.open(ctx, manifestName)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +83,7 @@ func (d *dir) readManifest(m *metadata) (manifest, error) {
 	if info.size != m.Size {
 		return nil, fmt.Errorf("%d bytes, and not the %d of its metadata", info.size, m.Size)
 	}
-	sum, err := hashOf(context.Background(), io.NewSectionReader(f, 0, info.size), unreported)
+	sum, err := hashOf(ctx, io.NewSectionReader(f, 0, info.size), unreported)
 	if err != nil {
 		return nil, err
 	}

@@ -84,7 +84,7 @@ func foldLog(ctx context.Context, db place) {
 	if err != nil || fi.size < longLog || !db.dir.native || locksForbid {
 		return
 	}
-	if abandoned, err := logIsAbandoned(db); err != nil || abandoned {
+	if abandoned, err := logIsAbandoned(ctx, db); err != nil || abandoned {
 		return
 	}
 	l, err := openLive(ctx, db, 0)
@@ -117,7 +117,7 @@ func (p *pin) holdWriters(ctx context.Context) (letGo func() error, err error) {
 	if err != nil || !wal {
 		return letGo, err
 	}
-	if abandoned, err := logIsAbandoned(p.db); err != nil || abandoned {
+	if abandoned, err := logIsAbandoned(ctx, p.db); err != nil || abandoned {
 		return letGo, err
 	}
 	writer, err := openLive(ctx, p.db, holdPatience)
@@ -146,12 +146,12 @@ func (p *pin) holdWriters(ctx context.Context) (letGo func() error, err error) {
 // logIsAbandoned reports whether there is a log, and nobody who has it open:
 // who has, holds a lock on the 128th byte of its index, which SQLite calls the
 // dead man's switch. See https://sqlite.org/walformat.html#the_wal_index_file_format.
-func logIsAbandoned(db place) (bool, error) {
+func logIsAbandoned(ctx context.Context, db place) (bool, error) {
 	fi, err := db.beside("-wal").lstat()
 	if err != nil || fi.size == 0 {
 		return false, ignoreNotExist(err)
 	}
-	f, _, err := db.beside("-shm").open()
+	f, _, err := db.beside("-shm").open(ctx)
 	if err != nil {
 		return true, ignoreNotExist(err)
 	}
@@ -193,10 +193,8 @@ func (l *live) checkpointSoon(ctx context.Context) (complete bool, err error) {
 		if err != nil || !elsewhere || attempt == attempts {
 			return complete, err
 		}
-		select {
-		case <-ctx.Done():
-			return false, ctx.Err()
-		case <-time.After(pause):
+		if err := sleep(ctx, pause); err != nil {
+			return false, err
 		}
 	}
 }

@@ -22,7 +22,7 @@ func (s *Store) probeSource(ctx context.Context, src *Source) error {
 	}
 	var running error
 	_ = s.eachLive(ctx, src, func(at place, _ string, fi fileInfo) error {
-		if isDB, err := hasDatabaseHeader(at, fi); err == nil && isDB && fi.isRegular() {
+		if isDB, err := hasDatabaseHeader(ctx, at, fi); err == nil && isDB && fi.isRegular() {
 			running = probeRunning(ctx, at)
 		}
 		return running
@@ -82,7 +82,7 @@ func (r *restorer) look(ctx context.Context) map[string]string {
 		_, base, _ := r.swapRoot(src) // eachLive tells
 		made := r.madeIn(src)
 		err := r.eachLive(ctx, src, func(at place, name string, fi fileInfo) error {
-			if !made[name] && !isOwnSidecar(base, at, fi) {
+			if !made[name] && !isOwnSidecar(ctx, base, at, fi) {
 				addLook(sum, name, fi)
 			}
 			return nil
@@ -118,7 +118,7 @@ func (r *restorer) madeIn(src *Source) map[string]bool {
 // isOwnSidecar reports whether a file may have come of our reading the database
 // beside it, which is called base unless it is in a tree. (Who commits writes
 // to the database, or has bytes in its -wal.)
-func isOwnSidecar(base string, at place, fi fileInfo) bool {
+func isOwnSidecar(ctx context.Context, base string, at place, fi fileInfo) bool {
 	for _, suffix := range sidecars {
 		main, ok := strings.CutSuffix(at.name, suffix)
 		if !ok || suffix == "-wal" && fi.size > 0 {
@@ -132,7 +132,7 @@ func isOwnSidecar(base string, at place, fi fileInfo) bool {
 		if err != nil || !info.isRegular() {
 			continue
 		}
-		if is, err := hasDatabaseHeader(db, info); err == nil && is {
+		if is, err := hasDatabaseHeader(ctx, db, info); err == nil && is {
 			return true
 		}
 	}

@@ -239,16 +239,15 @@ func TestFileThatHidesItsSizeIsNotCalledGood(t *testing.T) {
 	})
 }
 
-// lease takes a lease on a file, as Samba does for a client that caches it, and
-// gives it up when somebody else wants the file: see F_SETLEASE in fcntl(2). It
-// returns how often it was asked to.
-func lease(t *testing.T, path string) (asked *atomic.Int32) {
+// lease takes a lease on a file, as Samba does for a client that caches it: see
+// F_SETLEASE in fcntl(2). When somebody else wants the file, asked says whether
+// to give the lease up.
+func lease(t *testing.T, path string, asked func() bool) {
 	t.Helper()
 	f, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	asked = new(atomic.Int32)
 	wanted := make(chan os.Signal, 1)
 	signal.Notify(wanted, unix.SIGIO)
 	gone := make(chan struct{})
@@ -265,13 +264,14 @@ func lease(t *testing.T, path string) (asked *atomic.Int32) {
 	go func() {
 		defer close(gone)
 		for range wanted {
-			asked.Add(1)
+			if !asked() {
+				continue
+			}
 			if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_UNLCK); err != nil {
 				t.Error(err)
 			}
 		}
 	}()
-	return asked
 }
 
 func TestFileUnderALeaseIsCopiedOnceThatIsGivenUp(t *testing.T) {
@@ -282,13 +282,48 @@ func TestFileUnderALeaseIsCopiedOnceThatIsGivenUp(t *testing.T) {
 			w.write(t, "tree/pages", strings.Repeat("p", 4096)) // which may be a database
 			w.write(t, "conf", "c")
 			s := w.store(t, withSources(w.treeSource("tree"), w.file("conf")))
-			asked := lease(t, w.path(name))
+			var asked atomic.Int32
+			lease(t, w.path(name), func() bool {
+				asked.Add(1)
+				return true
+			})
 			snap := mustCreate(t, s)
 			if asked.Load() == 0 {
 				t.Error("copied under the lease")
 			}
 			if !snap.Validated || len(snap.Problems) > 0 || len(w.types(t, snap.Stamp)) != 5 {
 				t.Errorf("%+v", snap)
+			}
+		})
+	}
+}
+
+func TestWaitForALeaseEndsWithTheContext(t *testing.T) {
+	for _, name := range []string{"tree/a", "tree/pages", "conf", "app.db"} {
+		t.Run(filepath.Base(name), func(t *testing.T) {
+			w := osWorld(t)
+			w.write(t, "tree/a", "a")
+			w.write(t, "tree/pages", strings.Repeat("p", 4096))
+			w.write(t, "conf", "c")
+			if err := w.open(t, "app.db", "CREATE TABLE t (x)").Close(); err != nil {
+				t.Fatal(err)
+			}
+			s := w.store(t, withSources(w.treeSource("tree"), w.file("conf"), w.database("app.db")))
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			lease(t, w.path(name), func() bool {
+				cancel()
+				return false
+			})
+			if _, err := s.Create(ctx, nil); !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v, want %v", err, context.Canceled)
+			}
+			f, err := os.OpenFile(w.path(name), os.O_RDONLY|unix.O_NONBLOCK, 0)
+			if err == nil {
+				f.Close()
+			}
+			if !errors.Is(err, unix.EAGAIN) {
+				t.Errorf("opened again: %v: the lease has been waited for", err)
 			}
 		})
 	}

@@ -256,14 +256,14 @@ var errNotDatabase = errors.New("not a SQLite database")
 // checkLive refuses to have SQLite open what is no database, or one with a
 // pipe beside it: SQLite would wait for who writes to that. It returns what
 // it has found to be one.
-func checkLive(db place) (fileInfo, error) {
+func checkLive(ctx context.Context, db place) (fileInfo, error) {
 	for _, suffix := range sidecars {
 		fi, err := db.beside(suffix).lstat()
 		if err == nil && !fi.isRegular() {
 			return fileInfo{}, &fs.PathError{Op: "open", Path: db.beside(suffix).full(), Err: errNotRegular}
 		}
 	}
-	f, info, err := db.open()
+	f, info, err := db.open(ctx)
 	if err != nil {
 		return fileInfo{}, err
 	}
@@ -288,7 +288,7 @@ func isDamage(err error) bool {
 // be read, and make the WAL's index; where that is not permitted, it reads
 // as best it can.
 func openLive(ctx context.Context, db place, patience time.Duration) (*live, error) {
-	info, err := checkLive(db)
+	info, err := checkLive(ctx, db)
 	if err != nil {
 		return nil, err
 	}
@@ -331,14 +331,7 @@ func waitBusy(patience time.Duration) func(ctx context.Context, count int) bool 
 		if time.Duration(count)*pause >= patience {
 			return false
 		}
-		timer := time.NewTimer(pause)
-		defer timer.Stop()
-		select {
-		case <-ctx.Done():
-			return false
-		case <-timer.C:
-			return true
-		}
+		return sleep(ctx, pause) == nil
 	}
 }
 

@@ -471,7 +471,7 @@ func (r *restorer) stageEntry(ctx context.Context, e *entry, from, to place) err
 	case typeLink:
 		return to.dir.symlink(string(e.Target), to.name)
 	}
-	src, info, err := from.open()
+	src, info, err := from.open(ctx)
 	if err != nil {
 		return err
 	}

@@ -360,7 +360,7 @@ func (sw *swap) moveBack(ctx context.Context, name rawString) error {
 }
 
 func (sw *swap) copyFile(ctx context.Context, from, to string) error {
-	src, info, err := sw.dir.open(from)
+	src, info, err := sw.dir.open(ctx, from)
 	if err != nil {
 		return err
 	}
@@ -377,12 +377,12 @@ func (sw *swap) copyFile(ctx context.Context, from, to string) error {
 
 // overwrite gives the file to the bytes of from, in the same inode.
 func (sw *swap) overwrite(ctx context.Context, from, to string) error {
-	src, info, err := sw.dir.open(from)
+	src, info, err := sw.dir.open(ctx, from)
 	if err != nil {
 		return err
 	}
 	defer src.Close() // nothing was written
-	dst, _, err := sw.dir.openRegular(to, os.O_WRONLY)
+	dst, _, err := sw.dir.openRegular(ctx, to, os.O_WRONLY)
 	if err != nil {
 		return err
 	}

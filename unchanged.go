@@ -42,7 +42,7 @@ func (ss *session) findPrevious(ctx context.Context, clones bool, sources []Sour
 		if err := ctx.Err(); err != nil || len(wanted) == 0 {
 			return previous, err
 		}
-		l := ss.loadGood(stamp, func(m *metadata) bool {
+		l := ss.loadGood(ctx, stamp, func(m *metadata) bool {
 			return m.Boot == boot && slices.ContainsFunc(m.Sources, func(s SourceState) bool { return wanted[s.Name] && s.hasTree() })
 		})
 		if l == nil {
@@ -62,7 +62,7 @@ func (s *SourceState) hasTree() bool { return s.Captured && s.Kind == Tree }
 
 // loadGood opens a snapshot for as long as the session lasts, if it is a good
 // one, and wanted. Otherwise it returns nil.
-func (ss *session) loadGood(stamp string, wanted func(*metadata) bool) *loaded {
+func (ss *session) loadGood(ctx context.Context, stamp string, wanted func(*metadata) bool) *loaded {
 	t, err := parseStamp(stamp)
 	if err != nil {
 		return nil
@@ -76,9 +76,9 @@ func (ss *session) loadGood(stamp string, wanted func(*metadata) bool) *loaded {
 		unlock()
 		return nil
 	}
-	m, snap, problem := d.readMetadata(stamp)
+	m, snap, problem := d.readMetadata(ctx, stamp)
 	if m != nil && problem == nil && snap.good() && wanted(m) {
-		if l, problem := d.load(stamp); problem == nil {
+		if l, problem := d.load(ctx, stamp); problem == nil {
 			ss.unlocks = append(ss.unlocks, unlock, d.close)
 			return l
 		}
@@ -127,7 +127,7 @@ func (t *target) identify(e *entry, fi fileInfo, begun time.Time) {
 // share gives the new snapshot what an earlier one has of an unchanged file,
 // and reports whether that could be done. If not, the file is to be copied.
 // (Whether it is what it should be is for the validation to find.)
-func (c *copier) share(to string, fi fileInfo) (bool, error) {
+func (c *copier) share(ctx context.Context, to string, fi fileInfo) (bool, error) {
 	from, e := c.earlier(c.t, to, fi)
 	if e == nil {
 		return false, nil
@@ -136,7 +136,7 @@ func (c *copier) share(to string, fi fileInfo) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	err = c.shareFrom(from, e, out)
+	err = c.shareFrom(ctx, from, e, out)
 	if errors.Is(err, fs.ErrExist) {
 		return false, nil // that is not ours to remove
 	}
@@ -153,7 +153,7 @@ func (c *copier) share(to string, fi fileInfo) (bool, error) {
 // errNotShared: it is to be copied.
 var errNotShared = errors.New("cannot be shared")
 
-func (c *copier) shareFrom(from *loaded, e *entry, out place) error {
+func (c *copier) shareFrom(ctx context.Context, from *loaded, e *entry, out place) error {
 	c.sharedWith.root = from.dir // it is one for each source
 	in, err := c.sharedWith.at(string(e.Path))
 	switch {
@@ -164,12 +164,12 @@ func (c *copier) shareFrom(from *loaded, e *entry, out place) error {
 	case e.Size == 0: // has no blocks
 		return errNotShared
 	}
-	return cloneTo(in, out, e)
+	return cloneTo(ctx, in, out, e)
 }
 
 // cloneTo makes out a clone of the file at in.
-func cloneTo(in, out place, e *entry) error {
-	src, _, err := in.open()
+func cloneTo(ctx context.Context, in, out place, e *entry) error {
+	src, _, err := in.open(ctx)
 	if err != nil {
 		return err
 	}

@@ -98,7 +98,7 @@ func (ss *session) examine(ctx context.Context, stamp string, level Level) (*Rep
 	}
 	ss.unlocks = append(ss.unlocks, d.close)
 	report := &Report{Stamp: stamp, Exists: true, Level: level, Problems: []Problem{}}
-	l, problem := d.load(stamp)
+	l, problem := d.load(ctx, stamp)
 	report.Snapshot = l.snapshot
 	if problem != nil {
 		report.Problems = append(report.Problems, *problem)

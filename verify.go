@@ -201,7 +201,7 @@ func (v *verifier) content(e *entry, at place, fi fileInfo, read *tally) {
 	if v.ctx.Err() != nil {
 		return
 	}
-	f, info, err := at.openSeen(fi)
+	f, info, err := at.openSeen(v.ctx, fi)
 	if err != nil {
 		v.unreadable(e, err)
 		return

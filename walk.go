@@ -23,14 +23,17 @@ type place struct {
 // system.
 func (p place) full() string { return p.dir.full(p.name) }
 
-func (p place) lstat() (fileInfo, error)            { return p.dir.lstat(p.name) }
-func (p place) open() (afero.File, fileInfo, error) { return p.dir.open(p.name) }
-func (p place) openSeen(fi fileInfo) (afero.File, fileInfo, error) {
-	return p.dir.openSeen(p.name, fi)
-}
-func (p place) exists() (bool, error) { return p.dir.exists(p.name) }
+func (p place) lstat() (fileInfo, error) { return p.dir.lstat(p.name) }
+func (p place) exists() (bool, error)    { return p.dir.exists(p.name) }
+func (p place) remove() error            { return p.dir.remove(p.name) }
 
-func (p place) remove() error { return p.dir.remove(p.name) }
+func (p place) open(ctx context.Context) (afero.File, fileInfo, error) {
+	return p.dir.open(ctx, p.name)
+}
+
+func (p place) openSeen(ctx context.Context, fi fileInfo) (afero.File, fileInfo, error) {
+	return p.dir.openSeen(ctx, p.name, fi)
+}
 
 // link gives the file at p another name, to, which must be free.
 func (p place) link(to place) error {
