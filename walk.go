@@ -24,7 +24,6 @@ type place struct {
 func (p place) full() string { return p.dir.full(p.name) }
 
 func (p place) lstat() (fileInfo, error) { return p.dir.lstat(p.name) }
-func (p place) exists() (bool, error)    { return p.dir.exists(p.name) }
 func (p place) remove() error            { return p.dir.remove(p.name) }
 
 func (p place) open(ctx context.Context) (afero.File, fileInfo, error) {
