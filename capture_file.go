@@ -270,10 +270,14 @@ func (c *copier) tryCopyFile(ctx context.Context, from place, seen fileInfo, out
 }
 
 // isOlder reports whether a file was last changed so long before then, a time
-// of the file system's clock. (Anybody may have set its time of modification, to
-// one that is yet to come, too.)
+// of the file system's clock. Its time of modification may have been set to one
+// that is yet to come; where there is a ctime, that tells when.
 func (fi fileInfo) isOlder(age time.Duration, then time.Time) bool {
-	return then.Sub(fi.mtime).Abs() > age && then.Sub(fi.ctime) > age
+	since := then.Sub(fi.mtime)
+	if !fi.ctime.IsZero() {
+		since = min(since.Abs(), then.Sub(fi.ctime))
+	}
+	return since > age
 }
 
 // refuseHidden refuses a file that does not tell its size; in a tree, it is

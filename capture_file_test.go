@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -401,4 +402,78 @@ func TestDatabaseAsAFileIsTakenIntoASafetySnapshot(t *testing.T) {
 			t.Errorf("after undo: %q", got)
 		}
 	})
+}
+
+// A coarseFs keeps times by two seconds, as FAT does, and has directories of
+// another clock.
+type coarseFs struct {
+	afero.Fs
+	dir   string
+	ahead time.Duration
+}
+
+func (c coarseFs) OpenFile(name string, flag int, perm fs.FileMode) (afero.File, error) {
+	f, err := c.Fs.OpenFile(name, flag, perm)
+	if err != nil {
+		return nil, err
+	}
+	return coarseFile{f, c}, nil
+}
+
+func (c coarseFs) Stat(name string) (fs.FileInfo, error) {
+	fi, err := c.Fs.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	return c.info(name, fi), nil
+}
+
+func (c coarseFs) info(name string, fi fs.FileInfo) fs.FileInfo {
+	mtime := fi.ModTime().Truncate(2 * time.Second)
+	if strings.HasPrefix(name, c.dir) {
+		mtime = mtime.Add(c.ahead)
+	}
+	return coarseInfo{fi, mtime}
+}
+
+type coarseFile struct {
+	afero.File
+	fs coarseFs
+}
+
+func (f coarseFile) Stat() (fs.FileInfo, error) {
+	fi, err := f.File.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return f.fs.info(f.Name(), fi), nil
+}
+
+type coarseInfo struct {
+	fs.FileInfo
+	mtime time.Time
+}
+
+func (i coarseInfo) ModTime() time.Time { return i.mtime }
+
+// What is written within one tick of the clock leaves the times as they were.
+func TestFileThatIsWrittenWithinATickIsNotTorn(t *testing.T) {
+	for _, ahead := range []time.Duration{-time.Hour, 0, time.Hour} {
+		t.Run(ahead.String(), func(t *testing.T) {
+			w := newWorld(t, afero.NewMemMapFs(), "/srv")
+			w.fs = coarseFs{w.fs, w.path("backups"), ahead}
+			contents := []string{strings.Repeat("old ", 1<<20), strings.Repeat("new ", 1<<20)}
+			w.write(t, "live/f", contents[0])
+			written := 0
+			source := w.treeSource("live")
+			snap := mustCreate(t, w.store(t, withSources(source), atFirst(t, source.Name, func() {
+				written++
+				w.write(t, "live/f", contents[1])
+			})))
+			got := w.read(t, "backups/snapshots/"+snap.Stamp+"/"+source.Name+"/f")
+			if written != 1 || !slices.Contains(contents, got) {
+				t.Errorf("torn: it begins with %.8q and ends with %q", got, got[len(got)-8:])
+			}
+		})
+	}
 }

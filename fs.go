@@ -430,7 +430,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 // A newFile is one that is made to be written to.
 type newFile struct {
 	afero.File
-	made   time.Time // by the clock of the file system that it is on
+	made   time.Time // by the clock of its file system or by ours, the one that is behind
 	cloned bool      // it shares the blocks that another file had then
 }
 
@@ -444,7 +444,11 @@ func (d *dir) create(name string) (newFile, error) {
 	if err != nil {
 		return newFile{}, errors.Join(err, f.Close(), d.remove(name))
 	}
-	return newFile{File: f, made: fi.ModTime()}, nil
+	made := time.Now()
+	if there := fi.ModTime(); there.Before(made) {
+		made = there
+	}
+	return newFile{File: f, made: made}, nil
 }
 
 // named gives an error its path, where a file system does not.
