@@ -164,27 +164,42 @@ type indexedTable struct {
 }
 
 // indexedTables lists the tables that have indexes, as all WITHOUT ROWID do, and
-// those of modules, which have checks of their own.
+// those of modules, which have checks of their own. It goes by pragmas, and not
+// by the functions of their names: a table may be called like one of these, and
+// would be asked instead.
 func indexedTables(c *conn) (tables []indexedTable, err error) {
-	stmt, _, err := c.Prepare(`
-		SELECT name, type = 'table' AND NOT wr, (SELECT count(*) FROM pragma_index_list(t.name, 'main')) AS indexes
-		FROM pragma_table_list AS t
-		WHERE schema = 'main' AND (indexes > 0 OR type = 'virtual')`)
+	stmt, _, err := c.Prepare("PRAGMA main.table_list")
 	if err != nil {
 		return nil, err
 	}
 	for stmt.Step() {
-		t := indexedTable{name: stmt.ColumnText(0), lookups: math.MaxInt64}
-		if hasRowids := stmt.ColumnBool(1); hasRowids {
-			rows, err := queryInt(c, `SELECT max(rowid) FROM main."`+strings.ReplaceAll(t.name, `"`, `""`)+`"`)
-			if err != nil {
-				return nil, errors.Join(err, stmt.Close())
-			}
-			t.lookups = rows * stmt.ColumnInt64(2)
+		const name, kind, withoutRowid = 1, 2, 4 // columns
+		t := indexedTable{name: stmt.ColumnText(name), lookups: math.MaxInt64}
+		isVirtual := stmt.ColumnText(kind) == "virtual"
+		indexes, err := countRows(c, "PRAGMA main.index_list('"+strings.ReplaceAll(t.name, "'", "''")+"')")
+		if err == nil && !isVirtual && !stmt.ColumnBool(withoutRowid) && indexes > 0 {
+			t.lookups, err = queryInt(c, `SELECT max(rowid) FROM main."`+strings.ReplaceAll(t.name, `"`, `""`)+`"`)
+			t.lookups *= indexes
 		}
-		tables = append(tables, t)
+		if err != nil {
+			return nil, errors.Join(err, stmt.Close())
+		}
+		if indexes > 0 || isVirtual {
+			tables = append(tables, t)
+		}
 	}
 	return tables, errors.Join(stmt.Err(), stmt.Close())
+}
+
+func countRows(c *conn, sql string) (n int64, err error) {
+	stmt, _, err := c.Prepare(sql)
+	if err != nil {
+		return 0, err
+	}
+	for stmt.Step() {
+		n++
+	}
+	return n, errors.Join(stmt.Err(), stmt.Close())
 }
 
 // soundInParts runs the parts of a check side by side, and reports whether there

@@ -68,6 +68,24 @@ func TestPartsOfTheCheckTakeAnyName(t *testing.T) {
 	}
 }
 
+// A database says itself what is called like the functions that tell of its
+// tables.
+func TestPartsOfTheCheckAskSQLite(t *testing.T) {
+	for _, liar := range []string{
+		"CREATE TABLE pragma_table_list (schema, name, type, ncol, wr, strict)",
+		"CREATE TABLE pragma_index_list (x, arg HIDDEN)",
+		"CREATE VIEW pragma_table_list AS SELECT 'main' AS schema, 'q' AS name, 'table' AS type, 1 AS ncol, 0 AS wr, 0 AS strict WHERE 0",
+		"CREATE VIEW pragma_index_list AS SELECT 1 WHERE 0",
+	} {
+		data := databaseOf(t, "CREATE TABLE t (x TEXT UNIQUE); INSERT INTO t VALUES ('some'), ('text');"+liar)
+		i := bytes.LastIndex(data, []byte("some"))
+		data[i] = 'd'
+		if passed, whole, err := backup.CheckInParts(t.Context(), data); passed || len(whole) == 0 {
+			t.Errorf("%s: passed: %t, %q, %v", liar, passed, whole, err)
+		}
+	}
+}
+
 // databaseOf returns the database that SQL makes.
 func databaseOf(t *testing.T, sql string) []byte {
 	t.Helper()
