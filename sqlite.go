@@ -135,14 +135,21 @@ func (l *live) lookBeside() error {
 	return nil
 }
 
-// begin runs the SQL that reads the database for the first time.
+// begin runs the SQL that reads the database for the first time, and so opens
+// its WAL and the index of that by their paths. If another database has come
+// to be at its place, they may be that one's, and are not to be folded into the
+// file that we have open: what was committed to the other would be lost.
 func (l *live) begin(sql string) error {
 	err := l.Exec(sql)
 	shareErr := l.shareSidecars()
 	if err != nil {
 		return err
 	}
-	return errors.Join(shareErr, l.checkWAL())
+	if err = errors.Join(l.checkWAL(), l.checkPlace()); err != nil {
+		_, configErr := l.Config(sqlite3.DBCONFIG_NO_CKPT_ON_CLOSE, true)
+		err = errors.Join(err, configErr)
+	}
+	return errors.Join(shareErr, err)
 }
 
 // shareSidecars gives the sidecars that we have made the mode and the owner of
@@ -198,9 +205,17 @@ func (l *live) checkWAL() error {
 	if err == nil {
 		err = sameFile(wal, info, at)
 	}
-	if err != nil { // it is not ours, and must not be folded into what is
-		_, configErr := l.Config(sqlite3.DBCONFIG_NO_CKPT_ON_CLOSE, true)
-		err = errors.Join(err, configErr)
+	return err
+}
+
+// checkPlace refuses a database if another one is at its place by now.
+func (l *live) checkPlace() error {
+	if !l.db.dir.native {
+		return nil
+	}
+	now, err := l.db.lstat()
+	if err == nil && !now.sameFile(l.info) {
+		err = &fs.PathError{Op: "open", Path: l.db.full(), Err: errReplaced}
 	}
 	return err
 }

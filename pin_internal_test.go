@@ -1,0 +1,61 @@
+package backup
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/ncruces/go-sqlite3"
+	"github.com/spf13/afero"
+)
+
+// A service is stopped, gets another database, and is started again, while a
+// connection of ours has the old one open and has not read it yet. The log that
+// it finds then is the new one's: folded into the old one, it would be lost.
+func TestLogOfADatabaseThatHasBeenReplacedIsNotOurs(t *testing.T) {
+	dir := t.TempDir()
+	db := filepath.Join(dir, "app.db")
+	open := func(path, sql string) *sqlite3.Conn {
+		c, err := sqlite3.Open(path)
+		if err == nil {
+			err = c.Exec(sql)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	const walMode = "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0;"
+	for _, path := range []string{db, filepath.Join(dir, "new.db")} {
+		if err := open(path, walMode+"CREATE TABLE t (x)").Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at, name, err := locate(afero.NewOsFs(), db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer at.close()
+	ours, err := openLive(t.Context(), place{at, name}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(dir, "new.db"), db); err != nil {
+		t.Fatal(err)
+	}
+	service := open(db, walMode+"INSERT INTO t VALUES (1)")
+	if err := ours.begin("PRAGMA schema_version"); !errors.Is(err, errReplaced) {
+		t.Errorf("got %v, want %v", err, errReplaced)
+	}
+	if err := errors.Join(ours.Close(), service.Close()); err != nil {
+		t.Error(err)
+	}
+	again := &conn{open(db, ""), func() error { return nil }}
+	if n, err := queryInt(again, "SELECT count(*) FROM t"); n != 1 || err != nil {
+		t.Errorf("%d rows, %v: 1 was committed", n, err)
+	}
+	if err := again.Close(); err != nil {
+		t.Error(err)
+	}
+}
