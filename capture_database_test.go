@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -245,6 +246,66 @@ func TestReservedBytesThatAreNoChecksumsAreExplained(t *testing.T) {
 			t.Errorf("validated: %v", err)
 		}
 	})
+}
+
+// Nor does Create write checksums where a service has something else: what the
+// driver checkpoints gets them.
+func TestReservedBytesOfALiveDatabaseAreLeftAlone(t *testing.T) {
+	w := osWorld(t)
+	service := w.connect(t, "app.db")
+	if _, err := service.FileControl("main", sqlite3.FCNTL_RESERVE_BYTES, 8); err != nil {
+		t.Fatal(err)
+	}
+	mustExec(t, service, "PRAGMA page_size=512; PRAGMA journal_mode=WAL; CREATE TABLE t (x); PRAGMA wal_checkpoint(TRUNCATE)")
+	f, err := os.OpenFile(w.path("app.db"), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteAt([]byte("not ours"), 512-8)
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	mustExec(t, service, "PRAGMA wal_autocheckpoint=0; INSERT INTO t VALUES (zeroblob(2000000)), (1)")
+	before := w.read(t, "app.db")
+	if _, err := w.store(t, withSources(w.database("app.db"))).Create(t.Context(), nil); err != nil {
+		t.Logf("refused: %v", err)
+	}
+	if w.read(t, "app.db") != before {
+		t.Error("Create has written to the database")
+	}
+}
+
+// Checksums of the driver's do not keep a database from being copied, with all
+// of them.
+func TestChecksumsOfPagesAreCopied(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		service := w.connect(t, "app.db")
+		if _, err := service.FileControl("main", sqlite3.FCNTL_RESERVE_BYTES, 8); err != nil {
+			t.Fatal(err)
+		}
+		mustExec(t, service, "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; CREATE TABLE t (x); INSERT INTO t VALUES (randomblob(1000000))")
+		if err := service.Close(); err != nil {
+			t.Fatal(err)
+		}
+		mustCreate(t, w.store(t, withSources(w.database("app.db"))))
+	})
+}
+
+// Pages in the log have no checksums yet. Those that do not fit into the memory
+// of the copy are written before its first page, which says that they have.
+func TestChecksumsOfPagesInTheLogAreMade(t *testing.T) {
+	w := osWorld(t)
+	service := w.connect(t, "app.db")
+	if _, err := service.FileControl("main", sqlite3.FCNTL_RESERVE_BYTES, 8); err != nil {
+		t.Fatal(err)
+	}
+	mustExec(t, service, "PRAGMA journal_mode=WAL; CREATE TABLE t (x)")
+	reader := w.connect(t, "app.db")
+	mustExec(t, reader, "BEGIN; SELECT * FROM t") // keeps the log from being checkpointed
+	for range 10 {
+		mustExec(t, service, "INSERT INTO t VALUES (randomblob(1000000))")
+	}
+	mustCreate(t, w.store(t, withSources(w.database("app.db"))))
 }
 
 func TestHotJournalIsRolledBackInTheCopy(t *testing.T) {

@@ -201,8 +201,16 @@ func (l *live) checkpointSoon(ctx context.Context) (complete bool, err error) {
 
 // checkpoint moves what it can from the log to the main file, and reports
 // whether that was all, or whether somebody else is at it:
-// https://sqlite.org/pragma.html#pragma_wal_checkpoint.
+// https://sqlite.org/pragma.html#pragma_wal_checkpoint. It moves nothing where
+// the driver would write its checksums over what others keep there.
 func (l *live) checkpoint() (complete, elsewhere bool, err error) {
+	main, err := l.file(sqlite3.FCNTL_FILE_POINTER)
+	if err != nil {
+		return false, false, err
+	}
+	if foreign, err := aferovfs.ReservesForOthers(main); err != nil || foreign {
+		return false, false, err
+	}
 	stmt, _, err := l.Prepare("PRAGMA wal_checkpoint(PASSIVE)")
 	if err != nil {
 		return false, false, err
@@ -231,7 +239,7 @@ func (p *pin) copyTo(ctx context.Context, dst afero.File, moved func(n int64)) (
 	}()
 	// A failed copy is thrown away: it needs no journal.
 	uri := fileURI(aferovfs.DB, url.Values{"vfs": {vfsName}, "_pragma": {"journal_mode(off)", "synchronous(off)"}})
-	return guard(func() (err error) {
+	err = guard(func() (err error) {
 		backup, err := p.BackupInit("main", uri)
 		if err != nil {
 			return err
@@ -254,4 +262,8 @@ func (p *pin) copyTo(ctx context.Context, dst afero.File, moved func(n int64)) (
 			}
 		}
 	})
+	if err != nil {
+		return err
+	}
+	return aferovfs.CompleteChecksums(ctx, dst)
 }

@@ -112,11 +112,18 @@ func (f *readerFile) ReadAt(p []byte, off int64) (int, error) {
 
 // hideWAL has a database in WAL mode look like one that needs no log and no
 // index to be read. See
-// https://sqlite.org/fileformat.html#file_format_version_numbers.
+// https://sqlite.org/fileformat.html#file_format_version_numbers. If the first
+// page has a checksum, it has one of what it looks like.
 func hideWAL(p []byte, off int64) {
 	const readVersion, rollback, wal = 19, 1, 2
-	if i := readVersion - off; i >= 0 && i < int64(len(p)) && p[i] == wal {
-		p[i] = rollback
+	i := readVersion - off
+	if i < 0 || i >= int64(len(p)) || p[i] != wal {
+		return
+	}
+	isSummed := off == 0 && len(p) >= leastPage && reservesChecksums(p) && hasChecksum(p)
+	p[i] = rollback
+	if isSummed {
+		setChecksum(p)
 	}
 }
 
