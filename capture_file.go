@@ -93,7 +93,7 @@ func (c *copier) copyTreeFile(ctx context.Context, at place, fi fileInfo, to str
 		}
 		e, err = c.copyFile(ctx, at, fi, to, typeFile)
 	}
-	if err == errIsDatabase {
+	if errors.Is(err, errIsDatabase) {
 		e, err = c.copyDatabase(ctx, at, to)
 	}
 	if err != nil {
@@ -242,10 +242,8 @@ func (c *copier) tryCopyFile(ctx context.Context, from place, seen fileInfo, out
 		return e, false, sourceError{err}
 	}
 	defer f.Close() // nothing was written
-	if c.t.Kind == Tree && e.Type == typeFile {
-		if err := refuseDatabase(sourceAt{f}, before.size); err != nil {
-			return e, false, err
-		}
+	if err := c.refuseHot(&e, sourceAt{f}, before.size); err != nil {
+		return e, false, err
 	}
 	if err := c.refuseHidden(from, f, before, string(e.Path)); err != nil {
 		return e, false, err
@@ -262,11 +260,20 @@ func (c *copier) tryCopyFile(ctx context.Context, from place, seen fileInfo, out
 	}
 	e.Size, e.SHA256 = done.size, done.sha256
 	e.setAttributes(before)
-	stable, err = c.t.isOfOneInstant(ctx, &e, f, before, out, done)
+	stable, err = c.isOfOneInstant(ctx, &e, f, before, out, done)
 	if err != nil {
 		err = errors.Join(err, out.remove())
 	}
 	return e, stable, err
+}
+
+// refuseHot returns errIsDatabase for what is to be copied hot, and was not
+// listed as that.
+func (c *copier) refuseHot(e *entry, r io.ReaderAt, size int64) error {
+	if c.t.Kind != Tree || e.Type != typeFile {
+		return nil
+	}
+	return refuseDatabase(r, size)
 }
 
 // isOlder reports whether a file was last changed so long before then, a time
@@ -321,33 +328,62 @@ func hidesSize(f afero.File, src io.ReaderAt, info fileInfo) (bool, error) {
 // isOfOneInstant reports whether a file was copied as it was at one instant.
 // What counts is the file that was opened: if another one has its name by now,
 // it was whole before.
-func (t *target) isOfOneInstant(ctx context.Context, e *entry, f afero.File, before fileInfo, out place, done copied) (bool, error) {
-	now, err := f.Stat()
+func (c *copier) isOfOneInstant(ctx context.Context, e *entry, f afero.File, before fileInfo, out place, done copied) (bool, error) {
+	now, err := statSource(f)
 	if err != nil {
-		return false, sourceError{err}
+		return false, err
 	}
 	// A write within the same tick of the clock leaves the times as they were.
 	const tick = 2 * time.Second // FAT's, the coarsest
-	if done.size == before.size && newFileInfo(now).unchanged(before) && before.isOlder(tick, done.dst.made) {
-		t.identify(e, before, done.dst.made)
+	if done.size == before.size && now.unchanged(before) && before.isOlder(tick, done.dst.made) {
+		c.t.identify(e, before, done.dst.made)
 		return true, nil
 	}
 	if done.dst.cloned {
-		return true, e.measure(ctx, out)
+		return true, c.measure(ctx, e, out)
 	}
-	// What reads the same again was so at one instant, as a log is that grew.
-	again, err := hashOf(ctx, io.NewSectionReader(sourceAt{f}, 0, done.size), unreported)
-	return again == e.SHA256 && done.size == before.size, err
+	if done.size != before.size {
+		return false, nil
+	}
+	return c.readsAgain(ctx, e, f, now)
+}
+
+// readsAgain reports whether a file that may have been written to under its
+// copy has what was copied, as a log has that grew. If it is written to now,
+// too, and does not grow, that proves nothing: it may go to and fro between two
+// contents, and each reading have the same half of both.
+func (c *copier) readsAgain(ctx context.Context, e *entry, f afero.File, before fileInfo) (bool, error) {
+	again, err := hashOf(ctx, io.NewSectionReader(sourceAt{f}, 0, e.Size), unreported)
+	if err != nil || again != e.SHA256 {
+		return false, err
+	}
+	now, err := statSource(f)
+	if err != nil || !now.unchanged(before) && now.size <= before.size {
+		return false, err
+	}
+	return true, c.refuseHot(e, sourceAt{f}, e.Size) // it may have become one
+}
+
+func statSource(f afero.File) (fileInfo, error) {
+	fi, err := f.Stat()
+	if err != nil {
+		return fileInfo{}, sourceError{err}
+	}
+	return newFileInfo(fi), nil
 }
 
 // measure has the entry say what its copy has, a clone whose origin had changed
-// when that was read. Clones are of one instant, see ioctl_ficlone(2).
-func (e *entry) measure(ctx context.Context, out place) error {
+// when that was read. Clones are of one instant, see ioctl_ficlone(2), but it may
+// be one in which the file had become a database.
+func (c *copier) measure(ctx context.Context, e *entry, out place) error {
 	f, info, err := out.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer f.Close() // nothing was written
+	if err := c.refuseHot(e, f, info.size); err != nil {
+		return err
+	}
 	e.Size = info.size
 	e.SHA256, err = hashOf(ctx, f, unreported)
 	return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -205,6 +206,38 @@ func TestFileThatChangesUnderTheCopy(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A file that goes to and fro between two contents may be read twice alike, and
+// half and half each time.
+func TestFileThatAlternatesUnderTheCopyIsNoted(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		contents := []string{strings.Repeat("a", 2<<20), strings.Repeat("b", 2<<20)} // two steps of a copy
+		live := w.path("f")
+		w.write(t, "f", contents[0])
+		reads := 0
+		s := w.store(t, withSources(w.file("f")), func(cfg *backup.Config) {
+			cfg.Fs = &faultFs{Fs: w.fs, fail: func(op, path string) error {
+				if op != "read" || path != live {
+					return nil
+				}
+				reads++
+				f, err := w.fs.OpenFile(live, os.O_WRONLY, 0)
+				if err != nil {
+					return err
+				}
+				_, err = f.WriteString(contents[reads%2])
+				return errors.Join(err, f.Close())
+			}}
+		})
+		snap, err := s.Create(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]string{"file_changed file/f"}, problemsOf(snap)); diff != "" {
+			t.Errorf("problems (-want +got):\n%s", diff)
+		}
+	})
 }
 
 // The bar does not go backwards when a file is copied anew.
