@@ -196,11 +196,16 @@
 //     out of memory where an index holds a value of 100 MB or more.
 //   - The live database is opened as any client would open it. If the
 //     service is stopped, that may roll back a hot journal. A WAL that is in
-//     use is checkpointed. One that was left behind is read, and stays; then
-//     the database is copied page by page, and not like a file, as it is
-//     where older readers keep the WAL from being checkpointed, or writers
-//     leave no moment for it. A -wal and -shm that come of it have
+//     use is checkpointed, and is gone if we are the last to close the
+//     database. One that was left behind is read, and stays, but while
+//     another backup reads it, too; then the database is copied page by page,
+//     and not like a file, as it is where older readers keep the WAL from
+//     being checkpointed, or writers leave no moment for it. A -wal and -shm that come of it have
 //     the mode and, if we may say so, the owner of the database.
+//   - As for any client, a database must not be replaced by a rename while
+//     Create has it open, nor be written to by two of its names: its WAL is
+//     known by its name. See https://sqlite.org/howtocorrupt.html. A database
+//     in a Tree that is a hard link to a live one elsewhere may be torn.
 //   - [ErrServiceRunning] sees a connection in WAL mode once it has read
 //     anything, and any connection within a transaction. It does not see an
 //     idle connection in rollback mode, nor a program that has files of a

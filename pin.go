@@ -201,14 +201,9 @@ func (l *live) checkpointSoon(ctx context.Context) (complete bool, err error) {
 
 // checkpoint moves what it can from the log to the main file, and reports
 // whether that was all, or whether somebody else is at it:
-// https://sqlite.org/pragma.html#pragma_wal_checkpoint. It moves nothing where
-// the driver would write its checksums over what others keep there.
+// https://sqlite.org/pragma.html#pragma_wal_checkpoint.
 func (l *live) checkpoint() (complete, elsewhere bool, err error) {
-	main, err := l.file(sqlite3.FCNTL_FILE_POINTER)
-	if err != nil {
-		return false, false, err
-	}
-	if foreign, err := aferovfs.ReservesForOthers(main); err != nil || foreign {
+	if taken, err := l.reservesForOthers(); err != nil || taken {
 		return false, false, err
 	}
 	stmt, _, err := l.Prepare("PRAGMA wal_checkpoint(PASSIVE)")

@@ -2,6 +2,7 @@ package backup_test
 
 import (
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/atocore/backup"
@@ -43,6 +44,27 @@ func TestCreateLeavesTheWALOfAStoppedServiceAlone(t *testing.T) {
 	got := w.query(t, "backups/snapshots/"+snap.Stamp+"/db/atocore.db", "SELECT body FROM memories")
 	if got != "baseline\nin the WAL" {
 		t.Errorf("copy: %q", got)
+	}
+}
+
+// A service that stops while its database is copied is not the last to close
+// it. Its log is folded in all the same: who then moves the database by itself
+// moves all of it.
+func TestCreateLeavesNoWALOfAServiceThatStopsMeanwhile(t *testing.T) {
+	w := osWorld(t)
+	service := w.connect(t, "app.db")
+	mustExec(t, service, "PRAGMA journal_mode=WAL; CREATE TABLE t (x)")
+	mustCreate(t, w.store(t, withSources(w.database("app.db")), atFirst(t, "db", func() {
+		mustExec(t, service, "INSERT INTO t VALUES ('last words')")
+		if err := service.Close(); err != nil {
+			t.Error(err)
+		}
+	})))
+	if w.exists(t, "app.db-wal") {
+		t.Error("the WAL was left behind")
+	}
+	if !strings.Contains(w.read(t, "app.db"), "last words") {
+		t.Error("what was committed last is not in the database")
 	}
 }
 

@@ -113,26 +113,41 @@ type live struct {
 }
 
 // lookBeside sees which sidecars there are before the first read makes those
-// that a WAL needs. A WAL that there is is to stay as it is when the connection
-// is closed: by default SQLite folds it into the database, which may be
-// damaged, and in any case is not ours to change. One that there is not, or
-// that is empty, as another backup's may be, is left for SQLite to remove.
-func (l *live) lookBeside() error {
+// that a WAL needs. If we are the last to close the database, SQLite folds its
+// WAL into it and removes it, as a service that stops meanwhile would have done:
+// whoever takes the database for whole then, and moves it, is right. But a WAL
+// that was left behind is to stay as it is: it may be damaged, and in any case
+// is not ours to change.
+func (l *live) lookBeside(ctx context.Context) error {
 	for _, suffix := range []string{"-wal", "-shm"} {
 		at := l.db.beside(suffix)
-		fi, err := at.lstat()
-		there := err == nil
-		if there && suffix == "-wal" && fi.size > 0 {
-			_, err = l.Config(sqlite3.DBCONFIG_NO_CKPT_ON_CLOSE, true)
-		}
-		if err = ignoreNotExist(err); err != nil {
+		if there, err := at.dir.exists(at.name); err != nil {
 			return err
-		}
-		if !there {
+		} else if !there {
 			l.made = append(l.made, at)
 		}
 	}
-	return nil
+	keep, err := logIsAbandoned(ctx, l.db)
+	if err == nil && !keep {
+		keep, err = l.reservesForOthers()
+	}
+	if err == nil && keep {
+		_, err = l.Config(sqlite3.DBCONFIG_NO_CKPT_ON_CLOSE, true)
+	}
+	return err
+}
+
+// reservesForOthers reports whether the driver would write its checksums over
+// what others keep at the end of each page.
+func (l *live) reservesForOthers() (bool, error) {
+	if !l.db.dir.native {
+		return false, nil
+	}
+	main, err := l.file(sqlite3.FCNTL_FILE_POINTER)
+	if err != nil {
+		return false, err
+	}
+	return aferovfs.ReservesForOthers(main)
 }
 
 // begin runs the SQL that reads the database for the first time, and so opens
@@ -321,7 +336,7 @@ func openLive(ctx context.Context, db place, patience time.Duration) (*live, err
 		if err := l.checkFile(); err != nil {
 			return err
 		}
-		if err := l.lookBeside(); err != nil {
+		if err := l.lookBeside(ctx); err != nil {
 			return err
 		}
 		if err := c.BusyHandler(waitBusy(patience)); err != nil {
