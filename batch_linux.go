@@ -7,11 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newBatch uses syncfs(2), where that is known to sync: a file system of FUSE is
-// not told of it. What fails to be written is reported to whoever had
+// newBatch uses syncfs(2), where that is known to sync. What fails to be written is reported to whoever had
 // the file system open by then, as d has from now on.
 func newBatch(d *dir) (batch, error) {
-	if !isKernel(5, 8) || !d.isOfTheKernel() { // before, syncfs(2) succeeded whatever became of the data
+	if !isKernel(5, 8) || !d.syncsAsOne() { // before, syncfs(2) succeeded whatever became of the data
 		return nil, nil
 	}
 	f, err := d.handle()

@@ -169,9 +169,10 @@
 //     sets them when it begins: one that takes longer than the copy of its
 //     file, and began two seconds before that, may be torn in it. Who writes
 //     through a memory mapping may leave the times as they are for as long as
-//     it lasts: such a file may be torn, and called good, and not be read
-//     again for the next snapshot (see "Sharing"). Have Quiesce flush it
-//     (msync(2)) and hold its writers off.
+//     it lasts, and on tmpfs for ever: such a file may be torn, and called
+//     good, and, elsewhere than on tmpfs, not be read again for the next
+//     snapshot (see "Sharing"). Have Quiesce flush it (msync(2)) and hold its
+//     writers off.
 //   - In rollback mode (any journal_mode but WAL) a writer cannot commit
 //     from the beginning of Create until its database has been copied. All
 //     read transactions begin first, so that it waits for the databases that
@@ -244,9 +245,10 @@
 // modification and that of its last change in any way (ctime) are those that
 // the earlier manifest has. Databases are always read.
 //
-// That is done on Linux, for trees on ext4, XFS, Btrfs, F2FS and tmpfs: on other
-// file systems, those of a network among them, anybody may be able to set these
-// times, or another machine's clock does. Nor is it done for a file that had
+// That is done on Linux, for trees on ext4, XFS, Btrfs and F2FS: on other file
+// systems, those of a network among them, anybody may be able to set these
+// times, or another machine's clock does; and on tmpfs, who writes through a
+// mapping sets none. Nor is it done for a file that had
 // changed within the minute before it was copied, as who wrote to it may still
 // be at it; nor across a start of the system, as a power cut can take back the
 // times of a file and not what was written (fdatasync(2)). Such files are read

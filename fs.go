@@ -607,7 +607,7 @@ func (d *dir) bootID() string {
 // tellsChanges reports whether a file that was written to can be told by its
 // times, while the system runs. A server may have a clock of its own, and some
 // file systems let anybody set all times.
-func (d *dir) tellsChanges() bool { return !d.native || d.isOfTheKernel() }
+func (d *dir) tellsChanges() bool { return !d.native || d.timesTellChanges() }
 
 // free returns how many bytes may still be written, where that can be told.
 func (d *dir) free() (int64, bool) {

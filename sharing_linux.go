@@ -9,25 +9,40 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kernelFileSystems are those for disks, and for memory, that are written by
-// the kernel itself, and by nobody else: see statfs(2).
-var kernelFileSystems = []uint32{
+// diskFileSystems are those that the kernel itself writes to a disk, and nobody
+// else: see statfs(2).
+var diskFileSystems = []uint32{
 	unix.EXT4_SUPER_MAGIC, // and ext2, ext3
 	unix.XFS_SUPER_MAGIC,
 	unix.BTRFS_SUPER_MAGIC,
 	unix.F2FS_SUPER_MAGIC,
-	unix.TMPFS_MAGIC,
 }
 
-// isOfTheKernel reports whether d is on one of the kernelFileSystems.
-func (d *dir) isOfTheKernel() bool {
+// timesTellChanges reports whether whoever writes to a file of d sets its times.
+// On tmpfs, who does so through a mapping need not: a page that nobody writes
+// back is never write-protected again, be it synced or not.
+func (d *dir) timesTellChanges() bool {
+	return slices.Contains(diskFileSystems, d.fileSystem())
+}
+
+// syncsAsOne reports whether syncfs(2) syncs the file system of d. One of FUSE
+// is not told of it.
+func (d *dir) syncsAsOne() bool {
+	kind := d.fileSystem()
+	return slices.Contains(diskFileSystems, kind) || kind == unix.TMPFS_MAGIC
+}
+
+// fileSystem returns the type of the file system that d is on, or 0.
+func (d *dir) fileSystem() uint32 {
 	f, err := d.handle()
 	if err != nil {
-		return false
+		return 0
 	}
 	var st unix.Statfs_t
-	err = ignoringEINTR(func() error { return unix.Fstatfs(int(f.Fd()), &st) })
-	return err == nil && slices.Contains(kernelFileSystems, uint32(st.Type))
+	if err := ignoringEINTR(func() error { return unix.Fstatfs(int(f.Fd()), &st) }); err != nil {
+		return 0
+	}
+	return uint32(st.Type)
 }
 
 // bootID names the time since the system was started: see random(4).

@@ -7,8 +7,8 @@ import (
 	"os"
 )
 
-// isOfTheKernel reports that nothing is known of the file system.
-func (d *dir) isOfTheKernel() bool { return false }
+// timesTellChanges reports that nothing is known of the file system.
+func (d *dir) timesTellChanges() bool { return false }
 
 // bootID returns "": it is not known.
 func bootID() string { return "" }

@@ -92,7 +92,7 @@ func (ss *session) loadGood(ctx context.Context, stamp string, wanted func(*meta
 // still the same as, and that snapshot, or nil.
 func (c *capture) earlier(t *target, to string, fi fileInfo) (*loaded, *entry) {
 	from := c.previous[t.Name]
-	if from == nil || c.apart[to] {
+	if from == nil || c.apart[to] || !t.tellsChanges {
 		return nil, nil
 	}
 	e, ok := from.entries.find(to)
