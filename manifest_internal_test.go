@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,6 +46,22 @@ func FuzzEntry(f *testing.F) {
 			t.Errorf("cut (-got +want):\n%s", diff)
 		}
 	})
+}
+
+// A manifest that nobody would read is not written: the snapshot would be called
+// good, and be lost.
+func TestManifestThatIsTooLargeIsRefused(t *testing.T) {
+	long := rawString(strings.Repeat("a", maxManifestLine-200))
+	m := make(manifest, maxManifestBytes/len(long)+1)
+	for i := range m {
+		m[i] = entry{Path: long, Type: typeDir, Mode: "0755"}
+	}
+	if err := m.write(io.Discard); err == nil || !strings.Contains(err.Error(), "manifest of more than") {
+		t.Errorf("got %v", err)
+	}
+	if err := m[1:].write(io.Discard); err != nil {
+		t.Errorf("one entry less: %v", err)
+	}
 }
 
 func BenchmarkManifest(b *testing.B) {
