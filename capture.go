@@ -222,7 +222,7 @@ func (c *capture) findDatabase(ctx context.Context, t *target, f found) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	if err := c.held.check(f.place); err != nil { // it may have come since
+	if err := c.held.check(f.place); err != nil { // what has the name may have come since
 		return err
 	}
 	isDB, err := hasDatabaseHeader(ctx, f.place, c.held.unseen(f.info))
@@ -274,6 +274,7 @@ func (c *capture) run(ctx context.Context) error {
 		return err
 	}
 	defer c.out.dropBatch()
+	c.held = findHeldFiles() // the scans took their time
 	for _, t := range c.targets {
 		c.foldLogs(ctx, t)
 	}
@@ -322,11 +323,14 @@ func (c *capture) pinTarget(ctx context.Context, t *target) error {
 			return err
 		}
 		databases = []place{t.place}
-		if err := findHeldFiles().checkDatabase(t.place); err != nil { // Quiesce took its time
-			return err
-		}
+	}
+	if len(databases) > 0 {
+		c.held = findHeldFiles() // Quiesce took its time, and so did the databases before
 	}
 	for _, db := range databases {
+		if err := c.held.checkDatabase(db); err != nil {
+			return err
+		}
 		if !c.lenient {
 			foldLog(ctx, db) // again: Quiesce may have taken its time
 		}
@@ -356,11 +360,14 @@ func (c *capture) foldLogs(ctx context.Context, t *target) {
 	if t.dir == nil || c.lenient {
 		return
 	}
-	for _, db := range t.databases {
-		foldLog(ctx, db)
-	}
+	databases := t.databases
 	if t.Kind == Database && t.DB == nil {
-		foldLog(ctx, t.place)
+		databases = []place{t.place}
+	}
+	for _, db := range databases {
+		if c.held.checkDatabase(db) == nil { // else it will be refused
+			foldLog(ctx, db)
+		}
 	}
 }
 
