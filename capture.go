@@ -331,9 +331,6 @@ func (c *capture) pinTarget(ctx context.Context, t *target) error {
 		if err := c.held.checkDatabase(db); err != nil {
 			return err
 		}
-		if !c.lenient {
-			foldLog(ctx, db) // again: Quiesce may have taken its time
-		}
 		p, err := pinDatabase(ctx, db, c.cfg.BusyTimeout)
 		if err == nil {
 			c.pins[db.full()] = p

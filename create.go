@@ -143,7 +143,7 @@ func (ss *session) create(ctx context.Context, req createRequest) (*Snapshot, er
 	for {
 		snap, err := ss.createOnce(ctx, req)
 		damage, ok := errors.AsType[sharedDamage](err)
-		if !ok {
+		if !ok || errors.Is(err, errNotRemoved) {
 			return snap, err
 		}
 		ss.cfg.Logger.WarnContext(ctx, "an earlier snapshot is damaged: what it has of some files is not used", "error", err)
@@ -192,10 +192,13 @@ func (ss *session) createOnce(ctx context.Context, req createRequest) (snap *Sna
 	return ss.seal(ctx, out, m, c, req.sources)
 }
 
+// errNotRemoved: something is left of a snapshot that there is not to be.
+var errNotRemoved = errors.New("what was written could not be removed")
+
 // notRemoved says that something is left, if err says so.
 func notRemoved(err error) error {
 	if err != nil {
-		err = fmt.Errorf("what was written could not be removed: %w", err)
+		err = fmt.Errorf("%w: %w", errNotRemoved, err)
 	}
 	return err
 }

@@ -77,6 +77,11 @@ const holdPatience = time.Second
 // held, and not only then.
 const longLog = 1 << 20 // bytes
 
+// mostHeld is how much of a log may be left to be checkpointed while writers are
+// held. More than that is in use by older readers; when they end, it would be
+// the writers who wait for all of it.
+const mostHeld = 1000 // pages, as many as SQLite itself checkpoints in a commit
+
 // foldLog checkpoints a long log while writers go on, so that they need not be
 // held for long. What it cannot do is left to the page by page copy.
 func foldLog(ctx context.Context, db place) {
@@ -94,7 +99,7 @@ func foldLog(ctx context.Context, db place) {
 	_ = guard(func() error {
 		err := l.begin("PRAGMA schema_version")
 		if err == nil {
-			_, _, err = l.checkpoint()
+			_, err = l.checkpoint()
 		}
 		return err
 	})
@@ -131,9 +136,17 @@ func (p *pin) holdWriters(ctx context.Context) (letGo func() error, err error) {
 	}
 	complete := false
 	err = guard(func() (err error) { // or a panic would leave the writers held
-		if err = errors.Join(folder.begin("PRAGMA schema_version"), writer.begin("BEGIN IMMEDIATE")); err == nil {
-			complete, err = folder.checkpointSoon(ctx)
+		if err := folder.begin("PRAGMA schema_version"); err != nil {
+			return err
 		}
+		done, err := folder.checkpoint() // most of it, while the writers go on
+		if err != nil || done.left > mostHeld {
+			return err
+		}
+		if err := writer.begin("BEGIN IMMEDIATE"); err != nil {
+			return err
+		}
+		complete, err = folder.checkpointSoon(ctx)
 		return err
 	})
 	return func() error {
@@ -183,15 +196,15 @@ func (p *pin) mainFile() (f osFile, size int64, ok bool) {
 	return f, size, ok && err == nil
 }
 
-// checkpointSoon is checkpoint for who holds the writers off. If somebody else
-// is at it, as who commits may be, it waits for a moment, which they then have
-// to wait, too.
+// checkpointSoon is checkpoint for who holds the writers off, and reports whether
+// the main file has all of the log. If somebody else is at it, as who commits may
+// be, it waits for a moment, which they then have to wait, too.
 func (l *live) checkpointSoon(ctx context.Context) (complete bool, err error) {
 	const attempts, pause = 10, time.Millisecond
 	for attempt := 1; ; attempt++ {
-		complete, elsewhere, err := l.checkpoint()
-		if err != nil || !elsewhere || attempt == attempts {
-			return complete, err
+		done, err := l.checkpoint()
+		if err != nil || !done.elsewhere || attempt == attempts {
+			return done.complete, err
 		}
 		if err := sleep(ctx, pause); err != nil {
 			return false, err
@@ -199,23 +212,30 @@ func (l *live) checkpointSoon(ctx context.Context) (complete bool, err error) {
 	}
 }
 
-// checkpoint moves what it can from the log to the main file, and reports
-// whether that was all, or whether somebody else is at it:
+// A checkpointed says what came of a checkpoint.
+type checkpointed struct {
+	complete  bool  // all of the log is in the main file
+	left      int64 // pages of it that are not
+	elsewhere bool  // somebody else is at it; the rest is not known
+}
+
+// checkpoint moves what it can from the log to the main file:
 // https://sqlite.org/pragma.html#pragma_wal_checkpoint.
-func (l *live) checkpoint() (complete, elsewhere bool, err error) {
+func (l *live) checkpoint() (c checkpointed, err error) {
 	if taken, err := l.reservesForOthers(); err != nil || taken {
-		return false, false, err
+		return c, err
 	}
 	stmt, _, err := l.Prepare("PRAGMA wal_checkpoint(PASSIVE)")
 	if err != nil {
-		return false, false, err
+		return c, err
 	}
 	if stmt.Step() {
-		busy, log, done := stmt.ColumnInt64(0), stmt.ColumnInt64(1), stmt.ColumnInt64(2)
-		elsewhere = busy != 0 && log < 0 // which says nothing of the log
-		complete = busy == 0 && log >= 0 && log == done
+		busy, log, moved := stmt.ColumnInt64(0), stmt.ColumnInt64(1), stmt.ColumnInt64(2)
+		c.elsewhere = busy != 0 && log < 0 // which says nothing of the log
+		c.complete = busy == 0 && log >= 0 && log == moved
+		c.left = log - moved
 	}
-	return complete, elsewhere, errors.Join(stmt.Err(), stmt.Close())
+	return c, errors.Join(stmt.Err(), stmt.Close())
 }
 
 // backupBatch is how many bytes one step of the online backup copies, and

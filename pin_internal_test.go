@@ -2,6 +2,7 @@ package backup
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -57,5 +58,56 @@ func TestLogOfADatabaseThatHasBeenReplacedIsNotOurs(t *testing.T) {
 	}
 	if err := again.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// Writers are held for what little of the log is left, and not for what an older
+// reader has kept in it: if that ends, they would wait for all of it.
+func TestWritersAreNotHeldForALongLog(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		rows int // of a page each
+		held bool
+	}{{"short", mostHeld / 2, true}, {"long", mostHeld * 2, false}} {
+		t.Run(test.name, func(t *testing.T) {
+			db := filepath.Join(t.TempDir(), "app.db")
+			open := func(sql string) *sqlite3.Conn {
+				c, err := sqlite3.Open(db)
+				if err == nil {
+					err = c.Exec(sql)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { c.Close() })
+				return c
+			}
+			service := open("PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; PRAGMA busy_timeout=0; CREATE TABLE t (x)")
+			open("BEGIN; SELECT * FROM t") // the older reader
+			if err := service.Exec(fmt.Sprintf("WITH RECURSIVE i (i) AS (SELECT 1 UNION ALL SELECT i+1 FROM i WHERE i < %d) INSERT INTO t SELECT zeroblob(4000) FROM i", test.rows)); err != nil {
+				t.Fatal(err)
+			}
+			at, name, err := locate(afero.NewOsFs(), db)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer at.close()
+			l, err := openLive(t.Context(), place{at, name}, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := pin{live: l}
+			defer p.close()
+			letGo, err := p.holdWriters(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := service.Exec("BEGIN IMMEDIATE"); errors.Is(err, sqlite3.BUSY) != test.held {
+				t.Errorf("with %d pages in the log: %v", test.rows, err)
+			}
+			if err := letGo(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
