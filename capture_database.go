@@ -224,8 +224,15 @@ func (c *copier) record(ctx context.Context, out place, to string, fi fileInfo, 
 func (c *capture) check(ctx context.Context, out place, f io.ReaderAt, size int64) (problems []Problem, err error) {
 	c.checking.Lock()
 	defer c.checking.Unlock()
-	newCrew(out.dir.cores()).runAlone(func(crew *crew) {
-		problems, err = crew.checkCopy(ctx, f, size, ValidateFull, nil)
+	crew := newCrew(out.dir.cores())
+	err = crew.run(ctx, func(ctx context.Context, fail func(error)) error {
+		crew.start(func() {
+			var err error
+			if problems, err = crew.checkCopy(ctx, f, size, ValidateFull, nil); err != nil {
+				fail(err)
+			}
+		})
+		return nil
 	})
 	return problems, err
 }

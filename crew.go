@@ -198,11 +198,3 @@ func (c *crew) together(tasks ...func()) {
 	}()
 	work()
 }
-
-// runAlone runs work as a member, for who has no calls to answer.
-func (c *crew) runAlone(work func(c *crew)) {
-	if c.slots != nil {
-		c.slots <- struct{}{}
-	}
-	work(c)
-}
