@@ -445,6 +445,26 @@ func TestOnlyWhatIsDamagedIsCopiedAnew(t *testing.T) {
 	}
 }
 
+// A keepingFs removes no files.
+type keepingFs struct{ bootedFs }
+
+func (keepingFs) Remove(name string) error {
+	return &os.PathError{Op: "remove", Path: name, Err: os.ErrPermission}
+}
+
+// What was written first, with what was damaged, cannot be removed: that is no
+// less an error if the second attempt would not need it.
+func TestWhatCannotBeRemovedBeforeAnotherAttemptIsAnError(t *testing.T) {
+	w := newWorld(t, slowFs(), "/srv")
+	w.write(t, "tree/a", "old")
+	first := w.createPlain(t, w.store(t, linkedTree(w)))
+	w.write(t, "backups/snapshots/"+first.Stamp+"/tree/a", "rot")
+	s := w.store(t, linkedTree(w), func(cfg *backup.Config) { cfg.Fs = keepingFs{cfg.Fs.(bootedFs)} })
+	if snap, err := s.Create(t.Context(), nil); !errors.Is(err, os.ErrPermission) {
+		t.Errorf("got %v, %v, and not what kept the first attempt's files from being removed", snap, err)
+	}
+}
+
 // A release that panics keeps no other source quiescent.
 func TestEachSourceIsReleasedWhenOneReleasePanics(t *testing.T) {
 	w := osWorld(t)
