@@ -89,6 +89,33 @@ func (l *lab) restore(name, db string, opts backup.RestoreOptions) contender {
 	}
 }
 
+// restoreTree is ours to where there is nothing yet.
+func (l *lab) restoreTree(tree string) contender {
+	dir := l.newPath("store")
+	src := source{Name: "tree", Kind: backup.Tree, Path: tree}
+	t := task{Name: "restore", Dir: dir, Restore: backup.RestoreOptions{ConfirmServiceStopped: true, SkipSafetySnapshot: true}}
+	return contender{
+		name: "Restore",
+		keep: dir,
+		setup: func(ctx context.Context) error {
+			store, err := src.store(dir)
+			if err != nil {
+				return err
+			}
+			snap, err := store.Create(ctx, nil)
+			if err == nil {
+				t.Stamp = snap.Stamp
+			}
+			return err
+		},
+		job: func(out string) job {
+			t.Source = src
+			t.Source.Path = filepath.Join(out, "tree")
+			return job{task: t}
+		},
+	}
+}
+
 const nobody = "nothing, for a second"
 
 // nothing is what a writer is compared with that nobody disturbs.

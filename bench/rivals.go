@@ -72,6 +72,13 @@ func cpValidated(db string) contender {
 	}}
 }
 
+// sqliteCheck copies nothing. It is what a restore cannot do without.
+func sqliteCheck(db string) contender {
+	return contender{name: "sqlite3 integrity_check, and no copy", needs: []string{"sqlite3"}, job: func(string) job {
+		return tools([]string{"sqlite3", db, integrityCheck})
+	}}
+}
+
 func sha256sum(db string) contender {
 	return contender{name: "sha256sum of it", job: func(string) job { return tools([]string{"sha256sum", db}) }}
 }

@@ -20,6 +20,7 @@ const (
 	databaseLarge       = "database four times as large"
 	treeFirst           = "tree, first snapshot"
 	treeSecond          = "tree, second snapshot"
+	treeRestored        = "tree, restored to an empty place"
 	pocketbaseCopied    = "PocketBase's data, copied"
 	pocketbaseValidated = "PocketBase's data, validated"
 	xfsCopied           = "database on XFS, copied"
@@ -92,7 +93,7 @@ func (l *lab) databaseWorkloads() []workload {
 		idle.of(databaseRestored,
 			l.restore("Restore, SkipSafetySnapshot", db, backup.RestoreOptions{ConfirmServiceStopped: true, SkipSafetySnapshot: true}),
 			l.restore("Restore", db, backup.RestoreOptions{ConfirmServiceStopped: true}),
-			cp(db), cpValidated(db), l.resticRestore(db)),
+			cp(db), sqliteCheck(db), cpValidated(db), l.resticRestore(db)),
 		l.largeWorkload(),
 	}
 }
@@ -122,6 +123,7 @@ func (l *lab) treeWorkloads() []workload {
 		w.of(treeSecond,
 			l.createAgain(linkUnchanged, linked), l.createAgain("Create", all), createOf(firstSnapshot, backup.ValidateFull, all),
 			l.rsyncTreeAgain(tree), l.resticBackupAgain(tree)),
+		w.of(treeRestored, l.restoreTree(tree), cpTree(tree), rsyncTree(tree), l.resticRestore(tree)),
 	}
 }
 
