@@ -118,7 +118,9 @@
 //   - A Tree's own directory stays, as do mount points in it: only what they
 //     hold is exchanged. A File or Database that is itself a mount point, as
 //     a bind mount in a container is, is overwritten in place, and can be
-//     recovered too.
+//     recovered too. If it may not be written to, as with -v x:/y:ro, the
+//     restore is refused before anything is touched (on Linux; elsewhere it
+//     is undone).
 //
 // Cleanup:
 //

@@ -356,7 +356,8 @@ func (ss *session) forward(ctx context.Context, j *journal) error {
 }
 
 // undo puts the old state back, having said so in the journal: a crash in
-// the middle must not be taken for one of going forward.
+// the middle must not be taken for one of going forward. One source that cannot
+// be put back does not keep the others from it.
 func (ss *session) undo(ctx context.Context, j *journal) error {
 	if j.Phase != phaseUndo {
 		j.Phase = phaseUndo
@@ -364,12 +365,13 @@ func (ss *session) undo(ctx context.Context, j *journal) error {
 			return err
 		}
 	}
+	var failed []error
 	for _, sw := range slices.Backward(j.Swaps) {
 		if err := sw.undo(ctx); err != nil {
-			return fmt.Errorf("source %q: %w", sw.Source, err)
+			failed = append(failed, fmt.Errorf("source %q: %w", sw.Source, err))
 		}
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 // openSwaps finds all roots, and nothing of strangers in them, before any of

@@ -3,9 +3,11 @@ package backup_test
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -98,6 +100,68 @@ func TestRestoreOverBindMounts(t *testing.T) {
 	}
 	if got := w.read(t, "live/tree/x/nested/new"); got != "new" {
 		t.Errorf("nested mount after undo: %q", got)
+	}
+}
+
+// setImmutable has a file be immutable until the test ends: see chattr(1).
+func setImmutable(t *testing.T, path string) (undo func()) {
+	t.Helper()
+	set := func(flags int) error { // whose bits are those of statx(2)
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		return errors.Join(unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags), f.Close())
+	}
+	if err := set(unix.STATX_ATTR_IMMUTABLE); err != nil {
+		t.Skipf("no immutable files here: %v", err)
+	}
+	undo = sync.OnceFunc(func() {
+		if err := set(0); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(undo)
+	return undo
+}
+
+// A mount point that may not be written to is found before anything else is
+// touched.
+func TestRestoreRefusesAMountPointThatMayNotBeWrittenTo(t *testing.T) {
+	for name, protect := range map[string]func(t *testing.T, w *world, from, to string){
+		"read_only": func(t *testing.T, w *world, from, to string) { mountReadOnly(t, w.path(from), w.path(to)) },
+		"immutable": func(t *testing.T, w *world, from, to string) {
+			bind(t, w.path(from), w.path(to))
+			setImmutable(t, w.path(from))
+		},
+	} {
+		for _, at := range []string{"config/project-registry.json", "chroma/dir/settings"} {
+			t.Run(name+"_"+filepath.Base(at), func(t *testing.T) {
+				w := osWorld(t)
+				w.small(t)
+				w.write(t, "chroma/dir/settings", "{}")
+				s := w.store(t)
+				stamp := w.create(t, s).Stamp
+				w.change(t)
+				w.write(t, "volume", "other")
+				protect(t, w, "volume", at)
+				before, stamps := w.stat(t, "."), w.stamps(t, s)
+				r, err := s.Restore(t.Context(), stamp, confirmed)
+				_, wrapped := errors.AsType[*fs.PathError](err)
+				if r != nil || !wrapped || !errors.Is(err, syscall.EROFS) && !errors.Is(err, fs.ErrPermission) {
+					t.Errorf("%+v, %v", r, err)
+				}
+				if errors.Is(err, backup.ErrRecoveryPending) || w.pending(t) {
+					t.Errorf("a restore is pending: %v", err)
+				}
+				if diff := cmp.Diff(w.stat(t, "."), before); diff != "" {
+					t.Errorf("touched (-after +before):\n%s", diff)
+				}
+				if diff := cmp.Diff(w.stamps(t, s), stamps); diff != "" {
+					t.Errorf("snapshots (-after +before):\n%s", diff)
+				}
+			})
+		}
 	}
 }
 

@@ -204,7 +204,10 @@ func (r *restorer) prepareSwaps(ctx context.Context) (seen map[string]string, er
 	if err := r.plan(); err != nil {
 		return nil, err
 	}
-	return seen, r.checkSpace()
+	if err := r.checkSpace(); err != nil {
+		return nil, err
+	}
+	return seen, r.checkMountPoints(ctx)
 }
 
 // conclude says what came of a restore, given how its exchange ended.

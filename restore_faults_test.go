@@ -269,6 +269,103 @@ func TestRestoreThatCannotBeUndone(t *testing.T) {
 	f.recover(t, w)
 }
 
+// A mount point that turns out not to be writable in the middle of the exchange
+// has its old bytes: that does not keep the others from getting theirs.
+func TestUndoPassesOverAMountPointThatWasNotOverwritten(t *testing.T) {
+	f := newTrial(t, confirmed)
+	for _, name := range []string{"data/atocore.db", "config/project-registry.json", "chroma/a"} {
+		for _, errno := range []syscall.Errno{syscall.EROFS, syscall.EPERM} {
+			t.Run(fmt.Sprint(filepath.Base(name), " ", errno), func(t *testing.T) {
+				w := f.world(t)
+				s := w.faulty(t, onMountPoint(w.path(name), func(op string) error {
+					if op == "write" {
+						return errno
+					}
+					return nil
+				}))
+				r, err := s.Restore(t.Context(), f.stamp, confirmed)
+				if !errors.Is(err, errno) || errors.Is(err, backup.ErrRecoveryPending) {
+					t.Errorf("error %v", err)
+				}
+				f.settled(t, w, r, err)
+			})
+		}
+	}
+}
+
+// Nor does one whose mode and time are somebody else's to set.
+func TestUndoPassesOverAMountPointThatIsNotOurs(t *testing.T) {
+	f := newTrial(t, confirmed)
+	w := f.world(t)
+	s := w.faulty(t, onMountPoint(w.path("config/project-registry.json"), func(op string) error {
+		if op == "chmod" || op == "chtimes" {
+			return syscall.EPERM
+		}
+		return nil
+	}))
+	r, err := s.Restore(t.Context(), f.stamp, confirmed)
+	if !errors.Is(err, syscall.EPERM) || errors.Is(err, backup.ErrRecoveryPending) {
+		t.Errorf("error %v", err)
+	}
+	f.settled(t, w, r, err)
+}
+
+// What cannot be put back does not keep anything else from it, but for the log
+// that would lie beside it.
+func TestUndoPutsBackAllThatItCan(t *testing.T) {
+	for _, name := range []string{"config/project-registry.json", "chroma/a"} {
+		t.Run(filepath.Base(name), func(t *testing.T) {
+			f := newTrial(t, confirmed, func(w *world) { w.write(t, "chroma/a-wal", "a log of the old one") })
+			w := f.world(t)
+			overwritten := false
+			s := w.faulty(t, onMountPoint(w.path(name), func(op string) error {
+				switch {
+				case op == "chmod":
+					overwritten = true
+					return syscall.EIO
+				case op == "write" && overwritten:
+					return syscall.EROFS
+				}
+				return nil
+			}))
+			_, err := s.Restore(t.Context(), f.stamp, confirmed)
+			if !errors.Is(err, backup.ErrRecoveryPending) || !errors.Is(err, syscall.EROFS) || !w.pending(t) {
+				t.Fatalf("error %v", err)
+			}
+			live := w.liveState(t)
+			for other, want := range f.old {
+				switch {
+				case other == name+"-wal":
+					want = ""
+				case other == name:
+					want = f.new[name]
+				}
+				if live[other] != want {
+					t.Errorf("%s: %q, want %q", other, live[other], want)
+				}
+			}
+			f.recover(t, w)
+			if state := f.state(t, w); state != "old" {
+				t.Errorf("%s state", state)
+			}
+		})
+	}
+}
+
+// onMountPoint is what fails where a file is a mount point, and with fail for
+// what else is done to it.
+func onMountPoint(mount string, fail func(op string) error) func(op, p string) error {
+	return func(op, p string) error {
+		switch {
+		case p != mount:
+			return nil
+		case op == "rename":
+			return syscall.EBUSY
+		}
+		return fail(op)
+	}
+}
+
 func TestRestoreCancelled(t *testing.T) {
 	t.Run("before", func(t *testing.T) {
 		f := newTrial(t, confirmed)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -98,6 +99,33 @@ func (r *restorer) checkSpace() error {
 		}
 		if free, ok := sw.dir.free(); ok && free < need[device] {
 			return fmt.Errorf("%w in %s: %d bytes are needed, %d are free", ErrNoSpace, sw.Root, need[device], free)
+		}
+	}
+	return nil
+}
+
+// checkMountPoints refuses to go on if a file that can only be overwritten may
+// not be written to, as one that is mounted read-only: in the middle of the
+// exchange is no time to find that out. Where mount points cannot be told, it
+// is, and all is undone.
+func (r *restorer) checkMountPoints(ctx context.Context) error {
+	for _, sw := range r.journal.Swaps {
+		if sw.dir == nil {
+			continue // nothing is mounted there
+		}
+		mounts, err := sw.dir.mountsBelow()
+		if err != nil {
+			return fmt.Errorf("source %q: %w", sw.Source, err)
+		}
+		for _, name := range mounts {
+			if !slices.Contains(sw.New, rawString(name)) {
+				continue
+			}
+			f, _, err := sw.dir.openRegular(ctx, name, os.O_WRONLY)
+			if err != nil {
+				return fmt.Errorf("source %q: a mount point, which can only be overwritten: %w", sw.Source, err)
+			}
+			f.Close() // nothing was written
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -306,28 +307,40 @@ func (sw *swap) moveIn(ctx context.Context, name rawString) error {
 	return sw.dir.rename(sw.staged(name), string(name))
 }
 
-// undo puts the old entries back.
+// undo puts the old entries back, all that can be. What belongs to a database
+// goes back together or not at all: no log may meet another database.
 func (sw *swap) undo(ctx context.Context) error {
+	var failed []error
+	stuck := make(map[string]bool) // by familyOf
 	for _, name := range sw.New {
 		if err := sw.moveBack(ctx, name); err != nil {
-			return fmt.Errorf("take %s back: %w", sw.dir.full(string(name)), err)
+			failed = append(failed, fmt.Errorf("take %s back: %w", sw.dir.full(string(name)), err))
+			stuck[familyOf(name)] = true
 		}
 	}
 	if err := sw.sync("new"); err != nil {
-		return err
+		return errors.Join(append(failed, err)...)
 	}
 	for _, name := range slices.Backward(sw.Old) {
+		if stuck[familyOf(name)] {
+			continue
+		}
 		if name == sw.Database { // is not to be seen without its sidecars
 			if err := sw.sync("old"); err != nil {
-				return err
+				return errors.Join(append(failed, err)...)
 			}
 		}
 		if err := sw.putBack(name); err != nil {
-			return fmt.Errorf("put %s back: %w", sw.dir.full(string(name)), err)
+			failed = append(failed, fmt.Errorf("put %s back: %w", sw.dir.full(string(name)), err))
+			stuck[familyOf(name)] = true
 		}
 	}
-	return sw.sync("old")
+	return errors.Join(append(failed, sw.sync("old"))...)
 }
+
+// familyOf returns the name of the database that a file is a sidecar of, if it
+// is one, and its own otherwise.
+func familyOf(name rawString) string { return cmp.Or(mainOf(string(name)), string(name)) }
 
 // putBack moves an old entry back, if it was moved out.
 func (sw *swap) putBack(name rawString) error {
@@ -346,7 +359,7 @@ func (sw *swap) putBack(name rawString) error {
 // moveBack takes a new entry out again, if it is in place.
 func (sw *swap) moveBack(ctx context.Context, name rawString) error {
 	if slices.Contains(sw.InPlace, name) {
-		return sw.overwrite(ctx, sw.copied(name), string(name))
+		return sw.writeBack(ctx, name)
 	}
 	waiting, err := sw.dir.exists(sw.staged(name))
 	if err != nil || waiting {
@@ -357,6 +370,33 @@ func (sw *swap) moveBack(ctx context.Context, name rawString) error {
 		return err
 	}
 	return sw.dir.rename(string(name), sw.staged(name))
+}
+
+// writeBack gives a mount point its old bytes back. One that may not be written
+// to is fine if it has them: it never had others. So is one that may be, and
+// whose mode and times are not ours to set. (Otherwise it is written to even
+// if it has them, as what is read need not be what is on the disk.)
+func (sw *swap) writeBack(ctx context.Context, name rawString) error {
+	err := sw.overwrite(ctx, sw.copied(name), string(name))
+	if !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EROFS) {
+		return err
+	}
+	want, wantErr := sw.hashOf(ctx, sw.copied(name))
+	got, gotErr := sw.hashOf(ctx, string(name))
+	if wantErr != nil || gotErr != nil || got != want {
+		return errors.Join(err, wantErr, gotErr)
+	}
+	return nil
+}
+
+// hashOf returns the SHA-256 of a file.
+func (sw *swap) hashOf(ctx context.Context, name string) (string, error) {
+	f, _, err := sw.dir.open(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close() // nothing was written
+	return hashOf(ctx, f, unreported)
 }
 
 func (sw *swap) copyFile(ctx context.Context, from, to string) error {
