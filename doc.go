@@ -221,6 +221,9 @@
 //   - The tests are run on Linux. For macOS, FreeBSD and Windows the package is
 //     built and vetted, no more: run its tests on yours before you rely on it.
 //   - What is shared is damaged together: see "Sharing".
+//   - A Tree that holds hundreds of thousands of names in its own directory
+//     (and not in those below it) may be refused by Restore: its journal, with
+//     those of before and after, has to fit into 64 MiB.
 //   - To restore a safety snapshot does not remove what the restore brought
 //     where nothing had been.
 //   - Owners, access control lists, extended attributes, hard links, holes

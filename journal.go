@@ -40,14 +40,53 @@ type journal struct {
 
 // writeJournal makes the journal durable.
 func (ss *session) writeJournal(j *journal) error {
-	data, err := seal(j)
+	data, err := j.encode(maxJournalBytes)
 	if err != nil {
 		return err
 	}
-	if len(data) > maxJournalBytes {
-		return fmt.Errorf("journal of %d bytes: %d are allowed: fewer entries at the top of the trees", len(data), maxJournalBytes)
-	}
 	return ss.root.replaceFile(journalName, data)
+}
+
+// encode seals the journal, if it has no more than limit bytes.
+func (j *journal) encode(limit int) ([]byte, error) {
+	data, err := seal(j)
+	if err == nil && len(data) > limit {
+		err = fmt.Errorf("journal of %d bytes, of which %d are allowed: too many names at the top of the trees: restore fewer Sources at a time, move what is in the trees away before, or restore by hand", len(data), limit)
+	}
+	return data, err
+}
+
+// checkJournal refuses an exchange of more names than a journal may hold, which
+// would else be found out when all is staged. There has to be room for mount
+// points that are not known before they are met with.
+func (r *restorer) checkJournal() error {
+	const room = 1 << 20 // bytes
+	unseen := func(names []rawString) []string { return slices.Repeat([]string{"0123456789abcdef"}, len(names)) }
+	draft := *r.journal
+	draft.Safety, draft.Swaps = draft.Stamp, nil
+	for _, sw := range r.journal.Swaps {
+		full := *sw
+		full.NewSeen, full.OldSeen = unseen(sw.New), unseen(sw.Old)
+		draft.Swaps = append(draft.Swaps, &full)
+	}
+	_, err := draft.encode(maxJournalBytes - room)
+	return err
+}
+
+// beginSwap says in the journal that the exchange begins. If that fails, the
+// journal has the phase that it has on the disk: what could not be replaced, for
+// want of space, need not be.
+func (r *restorer) beginSwap(ctx context.Context) error {
+	r.journal.Phase = phaseSwap
+	err := r.writeJournal(r.journal)
+	if err == nil {
+		return nil
+	}
+	there, readErr := r.readJournal(context.WithoutCancel(ctx))
+	if readErr == nil && there != nil {
+		r.journal.Phase = there.Phase
+	}
+	return err
 }
 
 // removeJournal ends a restore.
@@ -398,9 +437,10 @@ func (ss *session) openSwaps(ctx context.Context, j *journal, undo bool) (comple
 
 // discard removes what was staged, and then the journal.
 func (ss *session) discard(j *journal) error {
-	if j.Phase != phaseDiscard {
+	if was := j.Phase; was != phaseDiscard {
 		j.Phase = phaseDiscard
 		if err := ss.writeJournal(j); err != nil {
+			j.Phase = was
 			return j.pending(err)
 		}
 	}

@@ -207,6 +207,12 @@ func (r *restorer) prepareSwaps(ctx context.Context) (seen map[string]string, er
 	if err := r.checkSpace(); err != nil {
 		return nil, err
 	}
+	if err := r.listOld(); err != nil {
+		return nil, err
+	}
+	if err := r.checkJournal(); err != nil {
+		return nil, err
+	}
 	return seen, r.checkMountPoints(ctx)
 }
 
@@ -394,13 +400,15 @@ func (r *restorer) replace(ctx context.Context, seen map[string]string) error {
 		err = r.checkUnchanged(ctx, seen)
 	}
 	if err == nil {
-		err = r.listOld(ctx)
+		err = r.listOld()
+	}
+	if err == nil {
+		err = r.lookAtOld(ctx)
 	}
 	if err != nil {
 		return errors.Join(err, r.discardStaged())
 	}
-	r.journal.Phase = phaseSwap
-	if err := r.writeJournal(r.journal); err != nil {
+	if err := r.beginSwap(ctx); err != nil {
 		return errors.Join(err, r.discard(r.journal)) // nothing has been exchanged yet
 	}
 	// From here on there is no giving up halfway.

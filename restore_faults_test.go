@@ -269,6 +269,55 @@ func TestRestoreThatCannotBeUndone(t *testing.T) {
 	f.recover(t, w)
 }
 
+// A journal that cannot be written before the exchange, for want of space say,
+// leaves what was staged to be removed: what is on the disk says so already.
+func TestFullStoreBeforeTheExchangeLeavesNothingPending(t *testing.T) {
+	for _, full := range []string{"create", "write", "sync", "rename"} {
+		t.Run(full, func(t *testing.T) {
+			f := newTrial(t, confirmed)
+			w := f.world(t)
+			s := w.faulty(t, func(op, p string) error {
+				if op == full && p == w.path(journalFile+".tmp") && w.pending(t) {
+					return syscall.ENOSPC
+				}
+				return nil
+			})
+			r, err := s.Restore(t.Context(), f.stamp, confirmed)
+			if !errors.Is(err, syscall.ENOSPC) || errors.Is(err, backup.ErrRecoveryPending) {
+				t.Errorf("error %v", err)
+			}
+			f.settled(t, w, r, err)
+		})
+	}
+}
+
+// If it may have been written after all, what was staged is not removed before
+// the journal says that it is to be: Recover would miss it.
+func TestJournalThatMayHaveBeenWrittenIsTakenBack(t *testing.T) {
+	f := newTrial(t, confirmed)
+	w := f.world(t)
+	renames, removed := 0, 0
+	s := w.faulty(t, func(op, p string) error {
+		switch {
+		case op == "rename" && p == w.path(journalFile+".tmp"):
+			renames++
+		case op == "sync" && p == w.path("backups") && renames == 2:
+			return syscall.EIO
+		case op == "remove" && strings.Contains(p, ".atobackup-"):
+			removed++
+			if journal := w.read(t, journalFile); !strings.Contains(journal, `"phase": "discard"`) {
+				t.Errorf("removed %s, while the journal has\n%s", p, journal)
+			}
+		}
+		return nil
+	})
+	r, err := s.Restore(t.Context(), f.stamp, confirmed)
+	if !errors.Is(err, syscall.EIO) || errors.Is(err, backup.ErrRecoveryPending) || removed == 0 {
+		t.Errorf("error %v; %d removed", err, removed)
+	}
+	f.settled(t, w, r, err)
+}
+
 // A mount point that turns out not to be writable in the middle of the exchange
 // has its old bytes: that does not keep the others from getting theirs.
 func TestUndoPassesOverAMountPointThatWasNotOverwritten(t *testing.T) {

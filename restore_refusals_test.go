@@ -381,3 +381,30 @@ func TestRestoreAccepts(t *testing.T) {
 		t.Errorf("damaged since: %v", err)
 	}
 }
+
+// A tree of more names than a journal can hold is refused before anything is
+// copied.
+func TestRestoreRefusesATreeOfTooManyNames(t *testing.T) {
+	if testing.Short() {
+		t.Skip("makes 22,000 files")
+	}
+	w := newWorld(t, afero.NewMemMapFs(), "/srv")
+	w.mkdir(t, "tree")
+	for i := range 22_000 {
+		if err := afero.WriteFile(w.fs, w.path(fmt.Sprintf("tree/%05d%s", i, strings.Repeat("\x01", 245))), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := w.store(t, withSources(w.treeSource("tree")))
+	snap, err := s.Create(t.Context(), &backup.CreateOptions{Level: backup.ValidateStructure})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Restore(t.Context(), snap.Stamp, confirmed)
+	if err == nil || !strings.Contains(err.Error(), "too many names") || errors.Is(err, backup.ErrRecoveryPending) {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if got := w.stamps(t, s); len(got) != 1 || w.pending(t) {
+		t.Errorf("snapshots %v, pending %v", got, w.pending(t))
+	}
+}

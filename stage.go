@@ -182,8 +182,12 @@ func (r *restorer) planSource(src *Source, staging string) ([]*swap, error) {
 }
 
 // listOld lists what is in place now and is to make room.
-func (r *restorer) listOld(ctx context.Context) error {
+func (r *restorer) listOld() error {
 	for _, sw := range r.journal.Swaps {
+		sw.Old = []rawString{}
+		if sw.dir == nil {
+			continue
+		}
 		src, _ := r.source(sw.Source)
 		var err error
 		if src.Kind == Tree {
@@ -194,6 +198,13 @@ func (r *restorer) listOld(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("source %q: %w", sw.Source, err)
 		}
+	}
+	return nil
+}
+
+// lookAtOld notes what that looks like, right before the exchange.
+func (r *restorer) lookAtOld(ctx context.Context) (err error) {
+	for _, sw := range r.journal.Swaps {
 		if sw.OldSeen, err = sw.dir.looks(ctx, sw.Old, func(name rawString) string { return string(name) }); err != nil {
 			return err
 		}
