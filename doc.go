@@ -101,7 +101,8 @@
 //     file system that it needs is not mounted, the service runs, or somebody
 //     has worked with the files since.
 //   - What is written between the safety snapshot and the exchange is
-//     noticed, and stops the restore.
+//     noticed, and stops the restore: by size, time of modification and, where
+//     the file system has one, that of the last change in any way (ctime).
 //   - A -wal, -shm or -journal of the old database never meets the new one.
 //     The old files move together.
 //   - What is staged is synced, read back and compared with the manifest

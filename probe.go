@@ -70,7 +70,11 @@ func (s *Store) eachLive(ctx context.Context, src *Source, fn walkFunc) error {
 }
 
 // look returns a digest of what there is of each source: names, sizes, times
-// and what is mounted where. What cannot be read is part of it.
+// and what is mounted where. What cannot be read is part of it. The time of the
+// last change in any way (ctime) is, too, where there is one: who writes can set
+// that of modification back. Who puts another file in the place of one changes
+// it as well, by rename(2). (Inodes would tell no more, and some file systems
+// number them anew.)
 func (r *restorer) look(ctx context.Context) map[string]string {
 	seen := make(map[string]string)
 	for _, src := range r.sources {
@@ -84,6 +88,9 @@ func (r *restorer) look(ctx context.Context) map[string]string {
 		err := r.eachLive(ctx, src, func(at place, name string, fi fileInfo) error {
 			if !made[name] && !isOwnSidecar(ctx, base, at, fi) {
 				addLook(sum, name, fi)
+				if !fi.isDir() {
+					fmt.Fprintln(sum, fi.ctime)
+				}
 			}
 			return nil
 		})

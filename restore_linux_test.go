@@ -330,6 +330,42 @@ func TestRestoreKeepsTheOwner(t *testing.T) {
 	check(owned...)
 }
 
+// What is written after the safety snapshot was taken is noticed also if size
+// and time of modification are as they were.
+func TestRestoreNoticesWhatIsWrittenWithItsTimeSetBack(t *testing.T) {
+	for how, put := range map[string]func(t *testing.T, w *world, name, content string){
+		"in_place": func(t *testing.T, w *world, name, content string) { w.write(t, name, content) },
+		"replaced": func(t *testing.T, w *world, name, content string) { w.replace(t, name, content) },
+	} {
+		for _, name := range []string{"data/atocore.db", "config/project-registry.json", "chroma/dir/c"} {
+			t.Run(how+"_"+filepath.Base(name), func(t *testing.T) {
+				w := osWorld(t)
+				w.write(t, "chroma/dir/c", "cccc")
+				stamp := w.create(t, w.small(t)).Stamp
+				w.change(t)
+				written := strings.NewReplacer("mut", "MUT", "new", "NEW").Replace(w.read(t, name))
+				s := w.store(t, during("restore", "db", func() {
+					fi, err := os.Stat(w.path(name))
+					if err != nil {
+						t.Fatal(err)
+					}
+					put(t, w, name, written)
+					if err := os.Chtimes(w.path(name), fi.ModTime(), fi.ModTime()); err != nil {
+						t.Fatal(err)
+					}
+				}))
+				r, err := s.Restore(t.Context(), stamp, confirmed)
+				if r != nil || !errors.Is(err, backup.ErrServiceRunning) || w.pending(t) {
+					t.Errorf("%+v, %v", r, err)
+				}
+				if got := w.read(t, name); got != written {
+					t.Errorf("what was written is lost: %q", got)
+				}
+			})
+		}
+	}
+}
+
 func TestRestoredDatabasePassesTheSqliteShell(t *testing.T) {
 	shell, err := exec.LookPath("sqlite3")
 	if err != nil {
