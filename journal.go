@@ -372,13 +372,11 @@ func (s *Store) checkOrphans() error {
 		if err != nil || d == nil {
 			continue
 		}
-		names, _ := d.readNames(".")
+		name := d.findStaged(src.Name)
 		d.close()
-		for _, name := range names {
-			if stagedFor(name) == src.Name {
-				return fmt.Errorf("%w: %s was left by a restore whose journal is not in %s: is that the right directory, and mounted?",
-					ErrRecoveryPending, d.full(name), s.cfg.Dir)
-			}
+		if name != "" {
+			return fmt.Errorf("%w: %s was left by a restore whose journal is not in %s: is that the right directory, and mounted?",
+				ErrRecoveryPending, d.full(name), s.cfg.Dir)
 		}
 	}
 	return nil

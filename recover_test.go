@@ -125,6 +125,33 @@ func TestRecoverMissesTheJournal(t *testing.T) {
 	}
 }
 
+// A file may have the name of a staging directory. It is none, and a part of its
+// tree like any other.
+func TestFileNamedLikeAStagingDirectoryIsAFile(t *testing.T) {
+	const name = "chroma/.atobackup-0123456789abcdef-chroma"
+	eachFs(t, func(t *testing.T, w *world) {
+		w.small(t)
+		w.write(t, name, "uploaded")
+		s := w.store(t)
+		stamp := w.create(t, s).Stamp
+		w.write(t, name, "mutated")
+		r := w.restore(t, s, stamp)
+		if got := w.read(t, name); got != "uploaded" {
+			t.Errorf("restored %q", got)
+		}
+		w.restore(t, s, r.SafetyStamp)
+		if got := w.read(t, name); got != "mutated" {
+			t.Errorf("after undo: %q", got)
+		}
+		if _, err := s.Cleanup(t.Context(), nil); err != nil {
+			t.Errorf("cleanup: %v", err)
+		}
+		if r := w.recovers(t); r.Outcome != backup.NothingPending {
+			t.Errorf("recover: %+v", r)
+		}
+	})
+}
+
 // changingOperations tries all of them.
 func (w *world) changingOperations(t *testing.T, stamp string) map[string]error {
 	s := w.store(t)

@@ -35,6 +35,22 @@ func stagedFor(name string) string {
 // isStaging reports whether a restore makes such directories.
 func (fi fileInfo) isStaging() bool { return fi.isDir() && stagedFor(fi.name) != "" }
 
+// findStaged returns the name of such a directory for a source, or "". (A file of
+// that name is somebody's. What cannot be looked at may be one.)
+func (d *dir) findStaged(source string) string {
+	names, _ := d.readNames(".") // what cannot be read is for those who need to
+	for _, name := range names {
+		if stagedFor(name) != source {
+			continue
+		}
+		fi, err := d.lstat(name)
+		if err == nil && fi.isStaging() || err != nil && !isGone(err) {
+			return name
+		}
+	}
+	return ""
+}
+
 // A stagedEntry is an entry of the snapshot on its way into a swap.
 type stagedEntry struct {
 	*entry
