@@ -97,7 +97,9 @@
 //     power goes. After a crash, [Store.Recover] finishes or undoes what was
 //     begun, and reads back what it put in place; until then, every operation
 //     that changes anything answers [ErrRecoveryPending]. Recover may be
-//     interrupted and called again. It touches nothing, and says so, while a
+//     interrupted and called again. ErrRecoveryPending may also mean that the
+//     new state is in place, and the old files could not be removed: then Restore
+//     returns the [Restoration] too. Recover touches nothing, and says so, while a
 //     file system that it needs is not mounted, the service runs, or somebody
 //     has worked with the files since.
 //   - What is written between the safety snapshot and the exchange is

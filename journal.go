@@ -202,7 +202,8 @@ const (
 // databases: it does nothing if there is nothing to do. It may be
 // interrupted itself, and called again.
 //
-// If it can do neither, the error matches [ErrRecoveryPending] and says what
+// If it cannot remove what is of no use any more, the state is in place all the
+// same: see [Store.Restore] for what to do. If it can do neither, the error matches [ErrRecoveryPending] and says what
 // lies where: if the files are not there, as their file system is not
 // mounted; if somebody has worked with them since; if a service is seen to
 // have them open, which matches [ErrServiceRunning] too; or if there are
@@ -435,16 +436,31 @@ func (ss *session) openSwaps(ctx context.Context, j *journal, undo bool) (comple
 
 // discard removes what was staged, and then the journal.
 func (ss *session) discard(j *journal) error {
-	if was := j.Phase; was != phaseDiscard {
-		j.Phase = phaseDiscard
-		if err := ss.writeJournal(j); err != nil {
-			j.Phase = was
-			return j.pending(err)
-		}
+	if err := ss.beginDiscard(j); err != nil {
+		return err
 	}
+	return ss.removeStaged(j)
+}
+
+// beginDiscard says in the journal that the state is as it should be.
+func (ss *session) beginDiscard(j *journal) error {
+	was := j.Phase
+	if was == phaseDiscard {
+		return nil
+	}
+	j.Phase = phaseDiscard
+	if err := ss.writeJournal(j); err != nil {
+		j.Phase = was
+		return j.pending(err)
+	}
+	return nil
+}
+
+// removeStaged removes what was staged, or has made room, and then the journal.
+func (ss *session) removeStaged(j *journal) error {
 	for _, sw := range j.Swaps {
 		if err := sw.discard(ss.cfg.Fs); err != nil {
-			return j.pending(fmt.Errorf("source %q: remove what was staged: %w", sw.Source, err))
+			return j.pending(fmt.Errorf("source %q: %w", sw.Source, err))
 		}
 	}
 	err := ss.removeJournal()
@@ -458,6 +474,10 @@ func (ss *session) discard(j *journal) error {
 func (j *journal) pending(err error) error {
 	var b strings.Builder
 	for _, sw := range j.Swaps {
+		if j.Phase == phaseDiscard {
+			fmt.Fprintf(&b, "; source %q: its state is in place, and %s remains to be removed", sw.Source, filepath.Join(string(sw.Root), sw.Staging))
+			continue
+		}
 		fmt.Fprintf(&b, "; source %q: old files in %[2]s, new ones that are not in place yet in %[3]s",
 			sw.Source, filepath.Join(string(sw.Root), sw.Staging, "old"), filepath.Join(string(sw.Root), sw.Staging, "new"))
 	}

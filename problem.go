@@ -134,7 +134,9 @@ var (
 	ErrDurabilityUnknown = errors.New("durability unknown")
 
 	// ErrRecoveryPending: a restore was interrupted. Call [Store.Recover]
-	// before anything else.
+	// before anything else. If the phase in its text is "discard", the state
+	// is in place, and files that are of no use any more could not be removed:
+	// remove them by hand, or mend what keeps them, before you call it.
 	ErrRecoveryPending = errors.New("an interrupted restore is pending: call Recover before the service opens its state")
 
 	// ErrUnknownSource: an option names a source that is not configured, or

@@ -91,10 +91,19 @@ func (r *Restoration) MarshalJSON() ([]byte, error) {
 // place are read.
 //
 // An error means that the old state is in place, also when ctx is cancelled.
-// The exceptions: [ErrRecoveryPending], when the old state could not be put
-// back, or somebody has begun to work with the new one, and
-// [ErrDurabilityUnknown], with which the Restoration is returned too. After a
-// crash, [Store.Recover] finishes or undoes what was begun; all other operations
+// The exceptions:
+//
+//   - [ErrRecoveryPending] without a Restoration, when the old state could not
+//     be put back, or what was staged not be removed, or somebody has begun to
+//     work with the new state.
+//   - [ErrRecoveryPending] with the Restoration, when the new state is in place
+//     and verified, for good, and the old files could not be removed: they may be
+//     immutable, belong to another user, or be a subvolume. The error says where
+//     they are. Remove them by hand, or mend the permission, and then call
+//     [Store.Recover].
+//   - [ErrDurabilityUnknown], with which the Restoration is returned too.
+//
+// After a crash, [Store.Recover] finishes or undoes what was begun; all other operations
 // that change anything are refused until then.
 func (s *Store) Restore(ctx context.Context, stamp string, opts *RestoreOptions) (*Restoration, error) {
 	if opts == nil {
@@ -144,7 +153,7 @@ type restorer struct {
 	bytes    int64
 	meter    *meter
 	verified bool // all databases passed SQLite's checks, with the bytes that were staged
-	replaced bool // the new state is in place
+	replaced bool // the new state is in place for good
 }
 
 // run is a restore: gates, safety snapshot, staging, swap, verification.
@@ -218,7 +227,7 @@ func (r *restorer) prepareSwaps(ctx context.Context) (seen map[string]string, er
 
 // conclude says what came of a restore, given how its exchange ended.
 func (r *restorer) conclude(ctx context.Context, result *Restoration, err error) (*Restoration, error) {
-	if err != nil && (!r.replaced || errors.Is(err, ErrRecoveryPending)) {
+	if err != nil && !r.replaced {
 		if result.SafetyStamp != "" {
 			err = fmt.Errorf("%w (the safety snapshot %s stays)", err, result.SafetyStamp)
 		}
@@ -423,9 +432,12 @@ func (r *restorer) replace(ctx context.Context, seen map[string]string) error {
 		return errors.Join(err, r.discard(r.journal))
 	}
 	r.meter.finish()
-	r.replaced = true
 	r.journal.keepMade()
-	return r.discard(r.journal)
+	if err := r.beginDiscard(r.journal); err != nil {
+		return err // Recover may yet find that it has to be undone
+	}
+	r.replaced = true
+	return r.removeStaged(r.journal)
 }
 
 // exchange puts the new state in place, and verifies it.

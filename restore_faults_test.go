@@ -415,6 +415,59 @@ func onMountPoint(mount string, fail func(op string) error) func(op, p string) e
 	}
 }
 
+// When the new state is in place for good, and the old files cannot be removed,
+// both is said.
+func TestRestoreThatCannotRemoveTheOldFiles(t *testing.T) {
+	f := newTrial(t, confirmed)
+	w := f.world(t)
+	stuck := func(op, p string) error {
+		if op == "remove" && strings.Contains(p, "/old/") {
+			return syscall.EPERM
+		}
+		return nil
+	}
+	r, err := w.faulty(t, stuck).Restore(t.Context(), f.stamp, confirmed)
+	if !errors.Is(err, backup.ErrRecoveryPending) || !errors.Is(err, syscall.EPERM) || !strings.Contains(err.Error(), "remains to be removed") {
+		t.Errorf("error %v", err)
+	}
+	if r == nil || !r.IntegrityOK || len(r.Restored) != 3 || r.SafetyStamp == "" {
+		t.Errorf("got %+v", r)
+	}
+	live := w.liveState(t)
+	for name, want := range f.new {
+		if live[name] != want {
+			t.Errorf("%s: %q, want %q", name, live[name], want)
+		}
+	}
+	if _, err := w.faulty(t, stuck).Recover(t.Context()); !errors.Is(err, backup.ErrRecoveryPending) || !strings.Contains(err.Error(), "remains to be removed") {
+		t.Errorf("recover: %v", err)
+	}
+	f.recover(t, w)
+	if state := f.state(t, w); state != "new" || f.recoveries[backup.Discarded] != 1 {
+		t.Errorf("%s state, outcomes %v", state, f.recoveries)
+	}
+}
+
+// A restore that the journal does not have as carried out may still be undone.
+func TestRestoreWhoseEndIsNotInTheJournal(t *testing.T) {
+	f := newTrial(t, confirmed)
+	w := f.world(t)
+	s := w.faulty(t, func(op, p string) error {
+		if op == "write" && p == w.path(journalFile+".tmp") && len(w.matches(t, "chroma/.atobackup-*/old/*")) > 0 {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
+	r, err := s.Restore(t.Context(), f.stamp, confirmed)
+	if r != nil || !errors.Is(err, backup.ErrRecoveryPending) || !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), `phase "swap"`) {
+		t.Errorf("%+v, %v", r, err)
+	}
+	f.recover(t, w)
+	if state := f.state(t, w); state != "new" {
+		t.Errorf("%s state", state)
+	}
+}
+
 func TestRestoreCancelled(t *testing.T) {
 	t.Run("before", func(t *testing.T) {
 		f := newTrial(t, confirmed)
