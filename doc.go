@@ -227,6 +227,9 @@
 //   - A Tree that holds hundreds of thousands of names in its own directory
 //     (and not in those below it) may be refused by Restore: its journal, with
 //     those of before and after, has to fit into 64 MiB.
+//   - The sockets, pipes and device nodes in a Tree are removed by its restore,
+//     with all else that the snapshot does not have, and the safety snapshot
+//     does not have them either: it lists them as [SourceState].Skipped.
 //   - To restore a safety snapshot does not remove what the restore brought
 //     where nothing had been.
 //   - Owners, access control lists, extended attributes, hard links, holes

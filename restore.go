@@ -57,7 +57,9 @@ type Restoration struct {
 	DryRun      bool
 
 	// SafetyProblems are those of the safety snapshot. If there are any, to
-	// restore it does not bring back all of what there was.
+	// restore it does not bring back all of what there was. Nor does it bring
+	// back sockets, pipes and device nodes, which are no problem: see
+	// [SourceState].Skipped of the safety snapshot.
 	SafetyProblems []Problem
 }
 
