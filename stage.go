@@ -2,17 +2,12 @@ package backup
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path"
-	"path/filepath"
 	"regexp"
 	"slices"
-	"strings"
 
 	"github.com/spf13/afero"
 )
@@ -51,102 +46,6 @@ func (d *dir) findStaged(source string) string {
 	return ""
 }
 
-// A stagedEntry is an entry of the snapshot on its way into a swap.
-type stagedEntry struct {
-	*entry
-	name string    // below the root of the swap
-	seen *fileInfo // when it was compared with the snapshot; nil: it was not
-}
-
-// plan says in the journal what is to be exchanged, and where.
-func (r *restorer) plan() error {
-	id := make([]byte, 8)
-	rand.Read(id) // never fails: see crypto/rand
-	for _, src := range r.sources {
-		if src.Kind == Tree {
-			if err := r.checkLinks(src); err != nil {
-				return err
-			}
-		}
-		swaps, err := r.planSource(src, stagingPrefix+hex.EncodeToString(id)+"-"+src.Name)
-		if err != nil {
-			return fmt.Errorf("source %q: %w", src.Name, err)
-		}
-		r.journal.Swaps = append(r.journal.Swaps, swaps...)
-	}
-	if err := r.assign(); err != nil {
-		return err
-	}
-	for _, sw := range r.journal.Swaps {
-		for _, e := range sw.entries {
-			if !strings.Contains(e.name, "/") {
-				sw.New = append(sw.New, rawString(e.name))
-			}
-		}
-	}
-	return nil
-}
-
-// checkSpace compares what the staged files need with what is free.
-func (r *restorer) checkSpace() error {
-	need := make(map[any]int64) // by file system
-	var clones any              // the one on which files become clones, which need nothing
-	if r.from.cloning() == clonesAlways {
-		var err error
-		if clones, err = r.from.device(); err != nil {
-			return err
-		}
-	}
-	for _, sw := range r.journal.Swaps {
-		if err := sw.open(r.cfg.Fs); err != nil {
-			return fmt.Errorf("source %q: %w", sw.Source, err)
-		}
-		if sw.dir == nil {
-			continue // there is no telling yet
-		}
-		device, err := sw.dir.device()
-		if err != nil {
-			return fmt.Errorf("source %q: %w", sw.Source, err)
-		}
-		if device != clones {
-			for _, e := range sw.entries {
-				need[device] += e.Size
-			}
-		}
-		if free, ok := sw.dir.free(); ok && free < need[device] {
-			return fmt.Errorf("%w in %s: %d bytes are needed, %d are free", ErrNoSpace, sw.Root, need[device], free)
-		}
-	}
-	return nil
-}
-
-// checkMountPoints refuses to go on if a file that can only be overwritten may
-// not be written to, as one that is mounted read-only: in the middle of the
-// exchange is no time to find that out. Where mount points cannot be told, it
-// is, and all is undone.
-func (r *restorer) checkMountPoints(ctx context.Context) error {
-	for _, sw := range r.journal.Swaps {
-		if sw.dir == nil {
-			continue // nothing is mounted there
-		}
-		mounts, err := sw.dir.mountsBelow()
-		if err != nil {
-			return fmt.Errorf("source %q: %w", sw.Source, err)
-		}
-		for _, name := range mounts {
-			if !slices.Contains(sw.New, rawString(name)) {
-				continue
-			}
-			f, _, err := sw.dir.openRegular(ctx, name, os.O_WRONLY)
-			if err != nil {
-				return fmt.Errorf("source %q: a mount point, which can only be overwritten: %w", sw.Source, err)
-			}
-			f.Close() // nothing was written
-		}
-	}
-	return nil
-}
-
 // stage writes the new files beside the old ones, durably, having said in
 // the journal where, and then reads them back.
 func (r *restorer) stage(ctx context.Context) error {
@@ -168,230 +67,6 @@ func (r *restorer) stage(ctx context.Context) error {
 	return r.verifyStaged(ctx)
 }
 
-// swapRoot returns the directory in which the entries of a source lie, and
-// the name that they have or, with something appended, share.
-func (s *Store) swapRoot(src *Source) (root, base string, err error) {
-	if src.Kind == Tree {
-		return src.Path, "", nil
-	}
-	p, err := followLinks(s.cfg.Fs, src.Path)
-	return filepath.Dir(p), filepath.Base(p), err
-}
-
-// planSource says what there is of a source to be exchanged.
-func (r *restorer) planSource(src *Source, staging string) ([]*swap, error) {
-	if src.Kind == Tree {
-		return r.planTree(src, staging)
-	}
-	root, base, err := r.swapRoot(src)
-	if err != nil {
-		return nil, err
-	}
-	sw, err := r.newSwap(src, root, staging)
-	if err != nil {
-		return nil, err
-	}
-	if src.Kind == Database {
-		sw.Database = rawString(base)
-	}
-	return []*swap{sw}, nil
-}
-
-// listOld lists what is in place now and is to make room.
-func (r *restorer) listOld() error {
-	for _, sw := range r.journal.Swaps {
-		sw.Old = []rawString{}
-		if sw.dir == nil {
-			continue
-		}
-		src, _ := r.source(sw.Source)
-		var err error
-		if src.Kind == Tree {
-			err = r.listOldOfTree(sw, src)
-		} else {
-			err = r.listOldFile(sw, src)
-		}
-		if err != nil {
-			return fmt.Errorf("source %q: %w", sw.Source, err)
-		}
-	}
-	return nil
-}
-
-// lookAtOld notes what that looks like, right before the exchange.
-func (r *restorer) lookAtOld(ctx context.Context) (err error) {
-	for _, sw := range r.journal.Swaps {
-		if sw.OldSeen, err = sw.dir.looks(ctx, sw.Old, func(name rawString) string { return string(name) }); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// listOldFile lists a File, or a Database before its sidecars.
-func (r *restorer) listOldFile(sw *swap, src *Source) error {
-	_, base, err := r.swapRoot(src)
-	if err != nil {
-		return err
-	}
-	suffixes := []string{""}
-	if src.Kind == Database {
-		suffixes = append(suffixes, sidecars...)
-	}
-	for _, suffix := range suffixes {
-		there, err := sw.dir.exists(base + suffix)
-		if err != nil {
-			return err
-		}
-		if there {
-			sw.Old = append(sw.Old, rawString(base+suffix))
-		}
-	}
-	return nil
-}
-
-// assign gives each swap in the journal the entries of the snapshot that are
-// its own.
-func (r *restorer) assign() error {
-	for _, sw := range r.journal.Swaps {
-		src, _ := r.source(sw.Source)
-		if src.Kind == Tree {
-			continue
-		}
-		_, base, err := r.swapRoot(src)
-		if err != nil {
-			return err
-		}
-		state, _ := r.from.snapshot.Source(src.Name)
-		for i := range r.from.entries {
-			e := &r.from.entries[i]
-			if rest, ok := strings.CutPrefix(string(e.Path), src.Name+"/"); ok {
-				sw.add(e, base+sidecarSuffix(rest, path.Base(state.Path), e.Type))
-			}
-		}
-	}
-	return r.assignTrees()
-}
-
-// assignTrees gives the entries of trees to the innermost directory that has
-// a swap. Those directories are in place, and no entries of one.
-func (r *restorer) assignTrees() error {
-	swaps := make(map[string]*swap) // by the path of their root in the snapshot
-	for _, sw := range r.journal.Swaps {
-		src, _ := r.source(sw.Source)
-		rel, err := filepath.Rel(src.Path, string(sw.Root))
-		if err != nil {
-			return err
-		}
-		if src.Kind == Tree {
-			swaps[path.Join(src.Name, filepath.ToSlash(rel))] = sw
-		}
-	}
-	for i := range r.from.entries {
-		e := &r.from.entries[i]
-		if swaps[e.source()] == nil {
-			continue
-		}
-		if swaps[string(e.Path)] != nil {
-			if e.Type != typeDir {
-				return fmt.Errorf("%s: a directory that must stay is a %s in the snapshot", e.Path, e.Type)
-			}
-			continue
-		}
-		owner := path.Dir(string(e.Path))
-		for swaps[owner] == nil {
-			owner = path.Dir(owner)
-		}
-		swaps[owner].add(e, strings.TrimPrefix(string(e.Path), owner+"/"))
-	}
-	return nil
-}
-
-// sidecarSuffix returns what a raw copy has appended to the name of its
-// database, which is the recorded one if that is what name begins with: a
-// record is text, and a name need not be.
-func sidecarSuffix(name, recorded string, kind entryType) string {
-	if suffix, ok := strings.CutPrefix(name, recorded); ok {
-		return suffix
-	}
-	for _, suffix := range sidecars {
-		if kind == typeRaw && strings.HasSuffix(name, suffix) {
-			return suffix
-		}
-	}
-	return ""
-}
-
-func (r *restorer) newSwap(src *Source, root, staging string) (*swap, error) {
-	made, err := missingDirs(r.cfg.Fs, root)
-	return &swap{
-		Source: src.Name, Root: rawString(root), Staging: staging,
-		New: []rawString{}, Old: []rawString{}, Made: made,
-	}, err
-}
-
-func (sw *swap) add(e *entry, name string) {
-	sw.entries = append(sw.entries, stagedEntry{entry: e, name: name})
-}
-
-// planTree exchanges what is in a tree's own directory, which stays: in a
-// container it is a mount point. The same goes for the directories within it
-// that lead to other mount points, or to what other sources have there. So
-// there is a swap for each.
-func (r *restorer) planTree(src *Source, staging string) ([]*swap, error) {
-	layout, err := r.treeLayout(src)
-	if err != nil {
-		return nil, err
-	}
-	for i := range r.from.entries {
-		name, ok := strings.CutPrefix(string(r.from.entries[i].Path), src.Name+"/")
-		if ok && layout.isHole(name) {
-			return nil, fmt.Errorf("%s: the snapshot has it in this source, but it belongs to another, or to the store, now", name)
-		}
-	}
-	var swaps []*swap
-	for _, name := range layout.fixed {
-		sw, err := r.newSwap(src, filepath.Join(src.Path, filepath.FromSlash(name)), staging)
-		if err != nil {
-			return nil, err
-		}
-		swaps = append(swaps, sw)
-	}
-	return swaps, nil
-}
-
-// listOldOfTree lists what is in a directory of a tree and does not stay there.
-func (r *restorer) listOldOfTree(sw *swap, src *Source) error {
-	layout, err := r.treeLayout(src)
-	if err != nil {
-		return err
-	}
-	rel, err := filepath.Rel(src.Path, string(sw.Root))
-	if err != nil {
-		return err
-	}
-	here, err := sw.dir.lstat(".")
-	if err != nil {
-		return err
-	}
-	if layout.isStore(here) {
-		return fmt.Errorf("%s is the store itself by another name: keep it out of the tree", sw.Root)
-	}
-	found, err := sw.dir.readDir(".")
-	for _, fi := range found {
-		child := path.Join(filepath.ToSlash(rel), fi.name)
-		switch {
-		case fi.isStaging(), layout.isHole(child), slices.Contains(layout.fixed, child):
-		default:
-			if err := layout.mayMove(place{sw.dir, fi.name}); err != nil {
-				return err
-			}
-			sw.Old = append(sw.Old, rawString(fi.name))
-		}
-	}
-	return err
-}
-
 // stageSwap copies the new entries of a swap to its staging directory.
 func (r *restorer) stageSwap(ctx context.Context, sw *swap) error {
 	if err := r.prepare(sw); err != nil {
@@ -410,8 +85,8 @@ func (r *restorer) stageSwap(ctx context.Context, sw *swap) error {
 	return errors.Join(sw.dir.syncDir(path.Join(sw.Staging, "new")), sw.dir.syncDir(sw.Staging), sw.dir.syncDir("."))
 }
 
-// stageEntries copies the new entries of a swap, and syncs them at once or at
-// the end of a batch.
+// stageEntries copies the new entries of a swap, on all cores, and syncs them at
+// once or at the end of a batch.
 func (r *restorer) stageEntries(ctx context.Context, sw *swap) error {
 	staging, err := sw.dir.sub(path.Join(sw.Staging, "new"))
 	if err != nil {
@@ -422,31 +97,95 @@ func (r *restorer) stageEntries(ctx context.Context, sw *swap) error {
 	if err != nil {
 		return err
 	}
-	from, to := trail{root: r.from.dir}, trail{root: staging}
+	st := &stager{restorer: r, swap: sw, staging: staging, chown: chown, crew: newCrew(min(r.from.dir.cores(), staging.cores()))}
+	err = st.crew.run(ctx, func(ctx context.Context, fail func(error)) error {
+		files := &gatherer{crew: st.crew, work: func(files []found) {
+			if err := st.stageFiles(ctx, files); err != nil {
+				fail(err)
+			}
+		}}
+		return files.end(st.walk(ctx, files))
+	})
+	if err != nil {
+		return err
+	}
+	return sw.finishDirs(staging)
+}
+
+// A stager stages the entries of one swap.
+type stager struct {
+	*restorer
+	swap    *swap
+	staging *dir
+	chown   func(place) error
+	crew    *crew
+}
+
+// walk makes the directories and links, and has the files copied.
+func (st *stager) walk(ctx context.Context, files *gatherer) error {
+	from, to := trail{root: st.from.dir}, trail{root: st.staging}
 	defer from.close()
 	defer to.close()
-	for _, e := range sw.entries {
-		src, err := from.at(string(e.Path))
-		if err != nil {
+	for _, e := range st.swap.entries {
+		if err := ctx.Err(); err != nil {
 			return err
+		}
+		if e.Type.holdsBytes() {
+			src, err := from.at(string(e.Path))
+			if err != nil {
+				return err
+			}
+			files.add(src, e.name, fileInfo{size: e.Size})
+			continue
 		}
 		dst, err := to.at(e.name)
 		if err != nil {
 			return err
 		}
-		if err := r.stageEntry(ctx, e.entry, src, dst); err != nil {
-			return err
+		if e.Type == typeDir {
+			err = dst.dir.mkdir(dst.name)
+		} else {
+			err = dst.dir.symlink(string(e.Target), dst.name)
 		}
-		if err := chown(dst); err != nil {
+		if err == nil {
+			err = st.chown(dst)
+		}
+		if err != nil {
 			return err
 		}
 	}
-	return sw.finishDirs(&to)
+	return nil
+}
+
+// stageFiles copies some files of one directory, as a member of the crew.
+func (st *stager) stageFiles(ctx context.Context, files []found) error {
+	copied := tally{ctx: ctx, crew: st.crew, meter: st.meter, source: st.swap.Source}
+	defer copied.report()
+	to := trail{root: st.staging}
+	defer to.close()
+	for _, f := range files {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		dst, err := to.at(f.path)
+		if err == nil {
+			err = stageFile(ctx, st.swap.entry(f.path), f.place, dst, copied.count)
+		}
+		if err == nil {
+			err = st.chown(dst)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // finishDirs ends what is written to the staged directories, which changes their
 // times.
-func (sw *swap) finishDirs(to *trail) error {
+func (sw *swap) finishDirs(staging *dir) error {
+	to := trail{root: staging}
+	defer to.close()
 	for _, e := range slices.Backward(sw.entries) {
 		if e.Type != typeDir {
 			continue
@@ -518,21 +257,15 @@ func (sw *swap) owner(base string) (fileInfo, error) {
 	return sw.dir.lstat(".")
 }
 
-// stageEntry copies one entry.
-func (r *restorer) stageEntry(ctx context.Context, e *entry, from, to place) error {
-	switch e.Type {
-	case typeDir:
-		return to.dir.mkdir(to.name)
-	case typeLink:
-		return to.dir.symlink(string(e.Target), to.name)
-	}
+// stageFile copies one file, which will be read back.
+func stageFile(ctx context.Context, e *entry, from, to place, moved func(n int64)) error {
 	src, info, err := from.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer src.Close() // nothing was written
 	err = to.dir.createCopy(to.name, src, info.size, func(dst newFile) error {
-		if err := r.copyEntry(ctx, e, dst, src, info.size); err != nil || to.dir.batch != nil {
+		if err := e.copy(ctx, dst, src, info.size, moved); err != nil || to.dir.batch != nil {
 			return err
 		}
 		return to.setAttributes(e) // to be synced, too: Recover goes by it
@@ -543,9 +276,8 @@ func (r *restorer) stageEntry(ctx context.Context, e *entry, from, to place) err
 	return to.setAttributes(e) // afero's MemMapFs, and Windows, change the time when a file is closed
 }
 
-// copyEntry copies an entry's bytes, which will be read back.
-func (r *restorer) copyEntry(ctx context.Context, e *entry, dst newFile, src afero.File, size int64) error {
-	moved := r.meter.of(e.source())
+// copy copies the entry's bytes.
+func (e *entry) copy(ctx context.Context, dst newFile, src afero.File, size int64, moved func(n int64)) error {
 	if e.SHA256 != "" {
 		return copyPlain(ctx, dst, src, size, moved)
 	}
