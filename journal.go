@@ -202,12 +202,13 @@ const (
 // databases: it does nothing if there is nothing to do. It may be
 // interrupted itself, and called again.
 //
-// If it cannot remove what is of no use any more, the state is in place all the
-// same: see [Store.Restore] for what to do. If it can do neither, the error matches [ErrRecoveryPending] and says what
+// If it can do neither, the error matches [ErrRecoveryPending] and says what
 // lies where: if the files are not there, as their file system is not
 // mounted; if somebody has worked with them since; if a service is seen to
 // have them open, which matches [ErrServiceRunning] too; or if there are
-// files of an interrupted restore, and Dir has no journal of it.
+// files of an interrupted restore, and Dir has no journal of it. So does the
+// error if what is of no use any more cannot be removed: then the state is in
+// place all the same, and [Store.Restore] says what to do.
 func (s *Store) Recover(ctx context.Context) (*Recovery, error) {
 	r, err := s.recover(ctx)
 	if err != nil {

@@ -105,8 +105,8 @@ func (r *Restoration) MarshalJSON() ([]byte, error) {
 //     [Store.Recover].
 //   - [ErrDurabilityUnknown], with which the Restoration is returned too.
 //
-// After a crash, [Store.Recover] finishes or undoes what was begun; all other operations
-// that change anything are refused until then.
+// After a crash, [Store.Recover] finishes or undoes what was begun; all other
+// operations that change anything are refused until then.
 func (s *Store) Restore(ctx context.Context, stamp string, opts *RestoreOptions) (*Restoration, error) {
 	if opts == nil {
 		opts = &RestoreOptions{}
