@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"hash"
 	"io"
+	"os"
 	"sync"
 
 	"github.com/spf13/afero"
@@ -27,13 +28,10 @@ func copyBytes(ctx context.Context, w io.Writer, r io.Reader, moved func(n int64
 		if err := ctx.Err(); err != nil {
 			return total, err
 		}
-		n, err := r.Read(buf[:])
+		n, err := copyStep(w, r, buf[:])
 		if n > 0 {
-			if err := writeFull(w, buf[:n]); err != nil {
-				return total, err
-			}
-			total += int64(n)
-			moved(int64(n))
+			total += n
+			moved(n)
 		}
 		if err == io.EOF {
 			return total, nil
@@ -42,6 +40,41 @@ func copyBytes(ctx context.Context, w io.Writer, r io.Reader, moved func(n int64
 			return total, err
 		}
 	}
+}
+
+// copyStep copies as much as there comes of r at a time, and no more than buf
+// holds: within the kernel, if that can be done.
+func copyStep(w io.Writer, r io.Reader, buf []byte) (int64, error) {
+	if n := copyInKernel(w, r, len(buf)); n > 0 {
+		return n, nil
+	}
+	n, err := r.Read(buf)
+	if n > 0 {
+		if err := writeFull(w, buf[:n]); err != nil {
+			return 0, err
+		}
+	}
+	return int64(n), err
+}
+
+// copyInKernel copies at most n bytes of a part of a file to a new one, and
+// returns how many: none if that is not what r and w are, if less is left, or if
+// it cannot be done. Whoever then reads and writes gets to know why.
+func copyInKernel(w io.Writer, r io.Reader, n int) int64 {
+	to, isFile := w.(*earlyWriter)
+	part, isPart := r.(*io.LimitedReader)
+	if !isFile || !isPart || part.N < int64(n) {
+		return 0
+	}
+	dst, isNative := to.file.(*os.File)
+	src, bothAre := part.R.(*os.File)
+	if !isNative || !bothAre {
+		return 0
+	}
+	copied := copyRange(dst, src, n)
+	part.N -= copied
+	to.wrote(copied)
+	return copied
 }
 
 // unreported is for bytes of which nobody is told.
@@ -56,14 +89,14 @@ const (
 	clonesNever
 )
 
-// copyPlain copies the first size bytes of src to dst, or as many as there are,
-// for who reads the copy back.
-func copyPlain(ctx context.Context, dst newFile, src io.ReaderAt, size int64, moved func(n int64)) error {
+// copyPlain copies the first size bytes of src, of which nothing was read yet, to
+// dst, or as many as there are, for who reads the copy back.
+func copyPlain(ctx context.Context, dst newFile, src io.Reader, size int64, moved func(n int64)) error {
 	if dst.cloned {
 		moved(size)
 		return nil
 	}
-	_, err := copyBytes(ctx, &earlyWriter{file: dst.File}, io.NewSectionReader(src, 0, size), moved)
+	_, err := copyBytes(ctx, &earlyWriter{file: dst.File}, io.LimitReader(src, size), moved)
 	return err
 }
 
@@ -144,13 +177,17 @@ type earlyWriter struct {
 }
 
 func (w *earlyWriter) Write(p []byte) (int, error) {
-	const step = 8 << 20 // bytes
 	n, err := w.file.Write(p)
-	if w.written += int64(n); w.written-w.begun >= step {
+	w.wrote(int64(n))
+	return n, err
+}
+
+func (w *earlyWriter) wrote(n int64) {
+	const step = 8 << 20 // bytes
+	if w.written += n; w.written-w.begun >= step {
 		beginWriteback(w.file, w.begun, w.written-w.begun)
 		w.begun = w.written
 	}
-	return n, err
 }
 
 // hashOf returns the SHA-256 of r, in hexadecimal.
