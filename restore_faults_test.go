@@ -359,6 +359,28 @@ func TestUndoPassesOverAMountPointThatIsNotOurs(t *testing.T) {
 	f.settled(t, w, r, err)
 }
 
+// One that was written to, and whose sync failed since, reads as it should, and
+// may have anything on the disk.
+func TestUndoPassesOverNoMountPointThatWasWrittenTo(t *testing.T) {
+	f := newTrial(t, confirmed)
+	w := f.world(t)
+	overwritten := false
+	s := w.faulty(t, onMountPoint(w.path("config/project-registry.json"), func(op string) error {
+		switch {
+		case op == "chmod":
+			overwritten = true
+			return syscall.EIO
+		case op == "sync" && overwritten:
+			return syscall.EROFS
+		}
+		return nil
+	}))
+	if _, err := s.Restore(t.Context(), f.stamp, confirmed); !errors.Is(err, backup.ErrRecoveryPending) || !w.pending(t) {
+		t.Fatalf("error %v", err)
+	}
+	f.recover(t, w)
+}
+
 // What cannot be put back does not keep anything else from it, but for the log
 // that would lie beside it.
 func TestUndoPutsBackAllThatItCan(t *testing.T) {

@@ -302,13 +302,17 @@ func (sw *swap) moveIn(ctx context.Context, name rawString) error {
 		return err
 	}
 	if slices.Contains(sw.InPlace, name) {
-		return sw.overwrite(ctx, sw.staged(name), string(name))
+		info, err := sw.overwrite(ctx, sw.staged(name), string(name))
+		if err != nil {
+			return err
+		}
+		return sw.dir.setAttributes(string(name), info.mode, info.mtime)
 	}
 	return sw.dir.rename(sw.staged(name), string(name))
 }
 
-// undo puts the old entries back, all that can be. What belongs to a database
-// goes back together or not at all: no log may meet another database.
+// undo puts the old entries back, all that can be, but for a log whose database
+// did not make room: it may not meet another one.
 func (sw *swap) undo(ctx context.Context) error {
 	var failed []error
 	stuck := make(map[string]bool) // by familyOf
@@ -373,20 +377,44 @@ func (sw *swap) moveBack(ctx context.Context, name rawString) error {
 }
 
 // writeBack gives a mount point its old bytes back. One that may not be written
-// to is fine if it has them: it never had others. So is one that may be, and
-// whose mode and times are not ours to set. (Otherwise it is written to even
-// if it has them, as what is read need not be what is on the disk.)
+// to is fine if it never had others. So is one that may be, and whose mode and
+// times are not ours to set.
 func (sw *swap) writeBack(ctx context.Context, name rawString) error {
-	err := sw.overwrite(ctx, sw.copied(name), string(name))
-	if !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EROFS) {
+	info, err := sw.overwrite(ctx, sw.copied(name), string(name))
+	if errors.Is(err, errNotWritten) {
+		untouched, lookErr := sw.isUntouched(ctx, name)
+		if untouched {
+			return nil
+		}
+		err = errors.Join(err, lookErr)
+	}
+	if err != nil {
 		return err
 	}
-	want, wantErr := sw.hashOf(ctx, sw.copied(name))
-	got, gotErr := sw.hashOf(ctx, string(name))
-	if wantErr != nil || gotErr != nil || got != want {
-		return errors.Join(err, wantErr, gotErr)
+	err = sw.dir.setAttributes(string(name), info.mode, info.mtime)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil
 	}
-	return nil
+	return err
+}
+
+// isUntouched reports whether a mount point looks as it did before the exchange,
+// and has the bytes that were saved of it. That it reads like them is not enough:
+// what is read need not be what is on the disk, if a sync has failed.
+func (sw *swap) isUntouched(ctx context.Context, name rawString) (bool, error) {
+	i := slices.Index(sw.Old, name)
+	if i < 0 || i >= len(sw.OldSeen) || sw.OldSeen[i] == "" {
+		return false, nil
+	}
+	if changed, err := sw.hasChanged(ctx, name, sw.OldSeen[i]); err != nil || changed {
+		return false, err
+	}
+	want, err := sw.hashOf(ctx, sw.copied(name))
+	if err != nil {
+		return false, err
+	}
+	got, err := sw.hashOf(ctx, string(name))
+	return got == want, err
 }
 
 // hashOf returns the SHA-256 of a file.
@@ -415,25 +443,37 @@ func (sw *swap) copyFile(ctx context.Context, from, to string) error {
 	return sw.dir.setAttributes(to, info.mode, info.mtime)
 }
 
-// overwrite gives the file to the bytes of from, in the same inode.
-func (sw *swap) overwrite(ctx context.Context, from, to string) error {
+// errNotWritten: a file may not be written to, and was not.
+var errNotWritten = errors.New("cannot be overwritten")
+
+// overwrite gives the file to the bytes of from, in the same inode, and returns
+// what that looks like.
+func (sw *swap) overwrite(ctx context.Context, from, to string) (fileInfo, error) {
 	src, info, err := sw.dir.open(ctx, from)
 	if err != nil {
-		return err
+		return info, err
 	}
 	defer src.Close() // nothing was written
 	dst, _, err := sw.dir.openRegular(ctx, to, os.O_WRONLY)
 	if err != nil {
-		return err
+		return info, notWritten(err)
 	}
-	_, err = copyBytes(ctx, dst, src, unreported)
+	n, err := copyBytes(ctx, dst, src, unreported)
+	if err != nil && n == 0 {
+		return info, errors.Join(notWritten(err), dst.Close())
+	}
 	if err == nil {
 		err = dst.Truncate(info.size)
 	}
-	if err = errors.Join(err, dst.Sync(), dst.Close()); err != nil {
-		return err
+	return info, errors.Join(err, dst.Sync(), dst.Close())
+}
+
+// notWritten marks an error of writing that says that it is not permitted.
+func notWritten(err error) error {
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
+		return fmt.Errorf("%w: %w", errNotWritten, err)
 	}
-	return sw.dir.setAttributes(to, info.mode, info.mtime)
+	return err
 }
 
 // discard removes the staging directory and, unless they have come into use,
