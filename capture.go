@@ -324,11 +324,8 @@ func (c *capture) pinTarget(ctx context.Context, t *target) error {
 		}
 		databases = []place{t.place}
 	}
-	if len(databases) > 0 {
-		c.held = findHeldFiles() // Quiesce took its time, and so did the databases before
-	}
 	for _, db := range databases {
-		if err := c.held.checkDatabase(db); err != nil {
+		if err := findHeldFiles().checkDatabase(db); err != nil { // Quiesce took its time, and so did those before
 			return err
 		}
 		p, err := pinDatabase(ctx, db, c.cfg.BusyTimeout)

@@ -9,6 +9,8 @@ import (
 	"os"
 
 	"github.com/spf13/afero"
+
+	"github.com/atocore/backup/internal/aferovfs"
 )
 
 // copyDatabase copies a live database hot. What cannot be copied so, in a
@@ -18,6 +20,11 @@ func (c *copier) copyDatabase(ctx context.Context, from place, to string) (e *en
 	fi, err := from.lstat()
 	if err != nil && !c.t.hasSidecars() {
 		return nil, sourceError{err}
+	}
+	if c.t.DB == nil && !c.isPinned(from) {
+		if err := findHeldFiles().checkDatabase(from); err != nil { // it is opened only now
+			return nil, err
+		}
 	}
 	out, err := c.written.at(to)
 	if err != nil {
@@ -76,7 +83,10 @@ func (c *copier) copyHot(ctx context.Context, from place, fi fileInfo, out place
 		if err != nil && w.err == nil {
 			err = sourceError{err}
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return aferovfs.CompleteChecksums(ctx, f)
 	})
 }
 
@@ -154,11 +164,7 @@ func (c *copier) vacuum(ctx context.Context, native string, f afero.File) error 
 	if !wal {
 		return nil
 	}
-	// VACUUM makes a database in rollback mode of any. The two versions in
-	// the header are all that marks one as WAL:
-	// https://sqlite.org/fileformat.html#file_format_version_numbers.
-	_, err = f.WriteAt([]byte{2, 2}, 18)
-	return err
+	return aferovfs.MarkWAL(f) // VACUUM makes a database in rollback mode of any
 }
 
 // copyRaw copies a database's files as they lie, with their sidecars, for

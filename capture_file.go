@@ -351,14 +351,15 @@ func (c *copier) isOfOneInstant(ctx context.Context, e *entry, f afero.File, bef
 // readsAgain reports whether a file that may have been written to under its
 // copy has what was copied, as a log has that grew. If it is written to now,
 // too, and does not grow, that proves nothing: it may go to and fro between two
-// contents, and each reading have the same half of both.
+// contents, and each reading have the same half of both. (A file that another
+// takes the name of is not written to. Only its ctime changes.)
 func (c *copier) readsAgain(ctx context.Context, e *entry, f afero.File, before fileInfo) (bool, error) {
 	again, err := hashOf(ctx, io.NewSectionReader(sourceAt{f}, 0, e.Size), unreported)
 	if err != nil || again != e.SHA256 {
 		return false, err
 	}
 	now, err := statSource(f)
-	if err != nil || !now.unchanged(before) && now.size <= before.size {
+	if err != nil || now.size < before.size || now.size == before.size && !now.mtime.Equal(before.mtime) {
 		return false, err
 	}
 	return true, c.refuseHot(e, sourceAt{f}, e.Size) // it may have become one

@@ -240,6 +240,32 @@ func TestFileThatAlternatesUnderTheCopyIsNoted(t *testing.T) {
 	})
 }
 
+// A file that gets another name while it is read, or loses its own, is not written
+// to: only the time of its last change, ctime, is another then.
+func TestFileThatIsLinkedAtEachReadingIsCopied(t *testing.T) {
+	w := osWorld(t)
+	w.write(t, "f", oldContent)
+	live := w.path("f")
+	s := w.store(t, withSources(w.file("f")), func(cfg *backup.Config) {
+		cfg.Fs = &faultFs{Fs: w.fs, fail: func(op, path string) error {
+			if op != "read" || path != live {
+				return nil
+			}
+			if err := os.Link(live, live+".link"); err != nil {
+				return err
+			}
+			return os.Remove(live + ".link")
+		}}
+	})
+	snap, err := s.Create(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := problemsOf(snap); got != nil {
+		t.Errorf("problems: %v", got)
+	}
+}
+
 // The bar does not go backwards when a file is copied anew.
 func TestProgressIsMonotoneWhenAFileIsCopiedAnew(t *testing.T) {
 	eachFs(t, func(t *testing.T, w *world) {

@@ -266,7 +266,7 @@ func (d *dir) checkSpace(need int64) error {
 }
 
 func (ss *session) writeManifest(ctx context.Context, out *dir, entries manifest, m *metadata) error {
-	err := out.createFile(manifestName, func(f afero.File) error { return entries.write(f) })
+	err := out.createFile(manifestName, func(f afero.File) error { return entries.write(f, maxManifestBytes) })
 	if err != nil {
 		return err
 	}

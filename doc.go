@@ -98,10 +98,10 @@
 //     begun, and reads back what it put in place; until then, every operation
 //     that changes anything answers [ErrRecoveryPending]. Recover may be
 //     interrupted and called again. ErrRecoveryPending may also mean that the
-//     new state is in place, and the old files could not be removed: then Restore
-//     returns the [Restoration] too. Recover touches nothing, and says so, while a
-//     file system that it needs is not mounted, the service runs, or somebody
-//     has worked with the files since.
+//     new state is in place, and the old files could not be removed: then
+//     Restore returns the [Restoration] too. Recover touches nothing, and says
+//     so, while a file system that it needs is not mounted, the service runs,
+//     or somebody has worked with the files since.
 //   - What is written between the safety snapshot and the exchange is
 //     noticed, and stops the restore: by size, time of modification and, where
 //     the file system has one, that of the last change in any way (ctime).
@@ -206,8 +206,9 @@
 //     database. One that was left behind is read, and stays, but while
 //     another backup reads it, too; then the database is copied page by page,
 //     and not like a file, as it is where older readers keep the WAL from
-//     being checkpointed, or writers leave no moment for it. A -wal and -shm that come of it have
-//     the mode and, if we may say so, the owner of the database.
+//     being checkpointed, or writers leave no moment for it. A -wal and -shm
+//     that come of it have the mode and, if we may say so, the owner of the
+//     database.
 //   - As for any client, a database must not be replaced by a rename while
 //     Create has it open, nor be written to by two of its names: its WAL is
 //     known by its name. See https://sqlite.org/howtocorrupt.html. A database
@@ -259,11 +260,11 @@
 // That is done on Linux, for trees on ext4, XFS, Btrfs and F2FS: on other file
 // systems, those of a network among them, anybody may be able to set these
 // times, or another machine's clock does; and on tmpfs, who writes through a
-// mapping sets none. Nor is it done for a file that had
-// changed within the minute before it was copied, as who wrote to it may still
-// be at it; nor across a start of the system, as a power cut can take back the
-// times of a file and not what was written (fdatasync(2)). Such files are read
-// again. (A disk that is pulled out while it is written to is not noticed.)
+// mapping sets none. Nor is it done for a file that had changed within the
+// minute before it was copied, as who wrote to it may still be at it; nor across
+// a start of the system, as a power cut can take back the times of a file and
+// not what was written (fdatasync(2)). Such files are read again. (A disk that
+// is pulled out while it is written to is not noticed.)
 //
 // Snapshots that share can each be deleted, validated and restored without
 // regard to the others; the space is free when the last of them is gone. What

@@ -97,7 +97,7 @@ func FuzzManifest(f *testing.F) {
 			return
 		}
 		var again bytes.Buffer
-		if err := m.write(&again); err != nil || !bytes.Equal(again.Bytes(), data) {
+		if err := m.write(&again, maxManifestBytes); err != nil || !bytes.Equal(again.Bytes(), data) {
 			t.Errorf("written again: %v\n%s\nwas:\n%s", err, again.Bytes(), data)
 		}
 		if !posixNames && m.posixNames() {

@@ -476,6 +476,11 @@ func (j *journal) pending(err error) error {
 	var b strings.Builder
 	for _, sw := range j.Swaps {
 		if j.Phase == phaseDiscard {
+			if sw.dir != nil {
+				if there, err := sw.dir.exists(sw.Staging); err == nil && !there {
+					continue
+				}
+			}
 			fmt.Fprintf(&b, "; source %q: its state is in place, and %s remains to be removed", sw.Source, filepath.Join(string(sw.Root), sw.Staging))
 			continue
 		}

@@ -180,8 +180,9 @@ func (m manifest) sum(source string) (files int, bytes int64) {
 	return files, bytes
 }
 
-// write writes one line per entry, and nothing that readers refuse.
-func (m manifest) write(w io.Writer) error {
+// write writes one line per entry, and nothing that readers refuse: no more
+// than limit bytes, which is maxManifestBytes.
+func (m manifest) write(w io.Writer, limit int) error {
 	buf := bufio.NewWriter(w)
 	var line []byte
 	size := 0 // bytes
@@ -193,8 +194,8 @@ func (m manifest) write(w io.Writer) error {
 		if len(line) >= maxManifestLine {
 			return fmt.Errorf("%.100q…: a path of %d bytes is too long", m[i].Path, len(m[i].Path))
 		}
-		if size += len(line) + len("\n"); size > maxManifestBytes {
-			return fmt.Errorf("%d files and directories need a manifest of more than %d bytes: divide them among several stores", len(m), maxManifestBytes)
+		if size += len(line) + len("\n"); size > limit {
+			return fmt.Errorf("%d files and directories need a manifest of more than %d bytes: divide them among several stores", len(m), limit)
 		}
 		buf.Write(line) // its error stays and comes back from Flush
 		buf.WriteByte('\n')

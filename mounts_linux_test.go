@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 
@@ -104,25 +103,29 @@ func TestRestoreOverBindMounts(t *testing.T) {
 }
 
 // setImmutable has a file be immutable until the test ends: see chattr(1).
-func setImmutable(t *testing.T, path string) (undo func()) {
+func setImmutable(t *testing.T, path string) {
 	t.Helper()
-	set := func(flags int) error { // whose bits are those of statx(2)
+	change := func(flags func(now int) int) error {
 		f, err := os.Open(path)
 		if err != nil {
 			return err
 		}
-		return errors.Join(unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags), f.Close())
+		defer f.Close()
+		now, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS)
+		if err != nil {
+			return err
+		}
+		return unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags(now))
 	}
-	if err := set(unix.STATX_ATTR_IMMUTABLE); err != nil {
+	const immutable = unix.STATX_ATTR_IMMUTABLE // the same bit
+	if err := change(func(now int) int { return now | immutable }); err != nil {
 		t.Skipf("no immutable files here: %v", err)
 	}
-	undo = sync.OnceFunc(func() {
-		if err := set(0); err != nil {
+	t.Cleanup(func() {
+		if err := change(func(now int) int { return now &^ immutable }); err != nil {
 			t.Error(err)
 		}
 	})
-	t.Cleanup(undo)
-	return undo
 }
 
 // A mount point that may not be written to is found before anything else is

@@ -89,11 +89,12 @@ func foldLog(ctx context.Context, db place) {
 	if err != nil || fi.size < longLog || !db.dir.native || locksForbid {
 		return
 	}
-	if abandoned, err := logIsAbandoned(ctx, db); err != nil || abandoned {
-		return
-	}
 	l, err := openLive(ctx, db, 0)
 	if err != nil {
+		return
+	}
+	defer l.Close() // what it wrote is durable
+	if l.keepLog {
 		return
 	}
 	_ = guard(func() error {
@@ -103,7 +104,6 @@ func foldLog(ctx context.Context, db place) {
 		}
 		return err
 	})
-	l.Close() // what it wrote is durable
 }
 
 // holdWriters holds off the writers of a database in WAL mode, and checkpoints
@@ -119,10 +119,7 @@ func (p *pin) holdWriters(ctx context.Context) (letGo func() error, err error) {
 		return func() error { return nil }, nil
 	}
 	wal, err := p.isWAL()
-	if err != nil || !wal {
-		return letGo, err
-	}
-	if abandoned, err := logIsAbandoned(ctx, p.db); err != nil || abandoned {
+	if err != nil || !wal || p.keepLog {
 		return letGo, err
 	}
 	writer, err := openLive(ctx, p.db, holdPatience)
@@ -139,14 +136,15 @@ func (p *pin) holdWriters(ctx context.Context) (letGo func() error, err error) {
 		if err := folder.begin("PRAGMA schema_version"); err != nil {
 			return err
 		}
-		done, err := folder.checkpoint() // most of it, while the writers go on
-		if err != nil || done.left > mostHeld {
+		done, err := folder.checkpointSoon(ctx) // most of it, while the writers go on
+		if err != nil || done.elsewhere || done.left > mostHeld {
 			return err
 		}
 		if err := writer.begin("BEGIN IMMEDIATE"); err != nil {
 			return err
 		}
-		complete, err = folder.checkpointSoon(ctx)
+		done, err = folder.checkpointSoon(ctx)
+		complete = done.complete
 		return err
 	})
 	return func() error {
@@ -163,6 +161,9 @@ func logIsAbandoned(ctx context.Context, db place) (bool, error) {
 	fi, err := db.beside("-wal").lstat()
 	if err != nil || fi.size == 0 {
 		return false, ignoreNotExist(err)
+	}
+	if locksForbid { // a look at the locks would be in the way
+		return true, nil
 	}
 	f, _, err := db.beside("-shm").open(ctx)
 	if err != nil {
@@ -196,18 +197,17 @@ func (p *pin) mainFile() (f osFile, size int64, ok bool) {
 	return f, size, ok && err == nil
 }
 
-// checkpointSoon is checkpoint for who holds the writers off, and reports whether
-// the main file has all of the log. If somebody else is at it, as who commits may
-// be, it waits for a moment, which they then have to wait, too.
-func (l *live) checkpointSoon(ctx context.Context) (complete bool, err error) {
+// checkpointSoon is checkpoint, and if somebody else is at it, as who commits may
+// be, waits for a moment. Writers that are held meanwhile have to wait, too.
+func (l *live) checkpointSoon(ctx context.Context) (c checkpointed, err error) {
 	const attempts, pause = 10, time.Millisecond
 	for attempt := 1; ; attempt++ {
-		done, err := l.checkpoint()
-		if err != nil || !done.elsewhere || attempt == attempts {
-			return done.complete, err
+		c, err := l.checkpoint()
+		if err != nil || !c.elsewhere || attempt == attempts {
+			return c, err
 		}
 		if err := sleep(ctx, pause); err != nil {
-			return false, err
+			return c, err
 		}
 	}
 }
@@ -222,9 +222,6 @@ type checkpointed struct {
 // checkpoint moves what it can from the log to the main file:
 // https://sqlite.org/pragma.html#pragma_wal_checkpoint.
 func (l *live) checkpoint() (c checkpointed, err error) {
-	if taken, err := l.reservesForOthers(); err != nil || taken {
-		return c, err
-	}
 	stmt, _, err := l.Prepare("PRAGMA wal_checkpoint(PASSIVE)")
 	if err != nil {
 		return c, err
@@ -254,7 +251,7 @@ func (p *pin) copyTo(ctx context.Context, dst afero.File, moved func(n int64)) (
 	}()
 	// A failed copy is thrown away: it needs no journal.
 	uri := fileURI(aferovfs.DB, url.Values{"vfs": {vfsName}, "_pragma": {"journal_mode(off)", "synchronous(off)"}})
-	err = guard(func() (err error) {
+	return guard(func() (err error) {
 		backup, err := p.BackupInit("main", uri)
 		if err != nil {
 			return err
@@ -277,8 +274,4 @@ func (p *pin) copyTo(ctx context.Context, dst afero.File, moved func(n int64)) (
 			}
 		}
 	})
-	if err != nil {
-		return err
-	}
-	return aferovfs.CompleteChecksums(ctx, dst)
 }

@@ -97,7 +97,8 @@ func (r *Restoration) MarshalJSON() ([]byte, error) {
 //
 //   - [ErrRecoveryPending] without a Restoration, when the old state could not
 //     be put back, or what was staged not be removed, or somebody has begun to
-//     work with the new state.
+//     work with the new state; or when all went well but for the note of that in
+//     the journal, with which Recover finishes.
 //   - [ErrRecoveryPending] with the Restoration, when the new state is in place
 //     and verified, for good, and the old files could not be removed: they may be
 //     immutable, belong to another user, or be a subvolume. The error says where
@@ -206,12 +207,12 @@ func (r *restorer) admit(ctx context.Context, stamp string, opts *RestoreOptions
 }
 
 // prepareSwaps plans the exchange, if the service is not seen to run, and
-// returns what the sources look like now.
+// returns what the sources look like now. (That is last, as to open a mount point
+// for writing may change how it looks: an overlay copies the file up.)
 func (r *restorer) prepareSwaps(ctx context.Context) (seen map[string]string, err error) {
 	if err := r.probe(ctx); err != nil {
 		return nil, err
 	}
-	seen = r.look(ctx)
 	if err := r.plan(); err != nil {
 		return nil, err
 	}
@@ -224,7 +225,10 @@ func (r *restorer) prepareSwaps(ctx context.Context) (seen map[string]string, er
 	if err := r.checkJournal(); err != nil {
 		return nil, err
 	}
-	return seen, r.checkMountPoints(ctx)
+	if err := r.checkMountPoints(ctx); err != nil {
+		return nil, err
+	}
+	return r.look(ctx), nil
 }
 
 // conclude says what came of a restore, given how its exchange ended.

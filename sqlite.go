@@ -107,9 +107,10 @@ func openURI(ctx context.Context, uri string, flags sqlite3.OpenFlag, release fu
 // may have become a link to somewhere else, and be none again by now.
 type live struct {
 	*conn
-	db   place
-	info fileInfo // of the database
-	made []place  // the sidecars that are there only since we read it
+	db      place
+	info    fileInfo // of the database
+	made    []place  // the sidecars that are there only since we read it
+	keepLog bool     // the WAL is not ours to fold in
 }
 
 // lookBeside sees which sidecars there are before the first read makes those
@@ -127,11 +128,11 @@ func (l *live) lookBeside(ctx context.Context) error {
 			l.made = append(l.made, at)
 		}
 	}
-	keep, err := logIsAbandoned(ctx, l.db)
-	if err == nil && !keep {
-		keep, err = l.reservesForOthers()
+	var err error
+	if l.keepLog, err = logIsAbandoned(ctx, l.db); err == nil && !l.keepLog {
+		l.keepLog, err = l.reservesForOthers()
 	}
-	if err == nil && keep {
+	if err == nil && l.keepLog {
 		_, err = l.Config(sqlite3.DBCONFIG_NO_CKPT_ON_CLOSE, true)
 	}
 	return err

@@ -47,8 +47,27 @@ func CompleteChecksums(ctx context.Context, f File) error {
 	}
 }
 
+// MarkWAL has a new database in rollback mode say that it is in WAL mode, by the
+// two versions in its header, which is all that it takes: see
+// https://sqlite.org/fileformat.html#file_format_version_numbers.
+func MarkWAL(f File) error {
+	const versions, wal = 18, 2
+	page, err := firstPage(f)
+	if err != nil {
+		return err
+	}
+	isSummed := page != nil && hasChecksum(page)
+	if _, err := writeFull(f, []byte{wal, wal}, versions); err != nil || !isSummed {
+		return err
+	}
+	page[versions], page[versions+1] = wal, wal
+	setChecksum(page)
+	_, err = writeFull(f, page, 0)
+	return err
+}
+
 // firstPage returns the first page of a database, or nil if it has no room for
-// a checksum. See https://sqlite.org/fileformat.html#the_database_header.
+// a checksum, or is cut. See https://sqlite.org/fileformat.html#the_database_header.
 func firstPage(r io.ReaderAt) ([]byte, error) {
 	header := make([]byte, 100)
 	if _, err := r.ReadAt(header, 0); isEOF(err) {
@@ -61,8 +80,12 @@ func firstPage(r io.ReaderAt) ([]byte, error) {
 		size = 65536
 	}
 	page := make([]byte, max(leastPage, size))
-	_, err := r.ReadAt(page, 0)
-	return page, err
+	if _, err := r.ReadAt(page, 0); isEOF(err) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	return page, nil
 }
 
 // leastPage is the size of the smallest page.
