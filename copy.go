@@ -14,7 +14,7 @@ import (
 
 // copyBuffer is the size of one step of a copy, and how far one runs past
 // the end of its context.
-const copyBuffer = 1 << 20 // bytes
+const copyBuffer = 256 << 10 // bytes
 
 var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
 
