@@ -11,25 +11,29 @@ import (
 	"github.com/spf13/afero"
 )
 
+// connect opens a database until the test ends, and runs some SQL.
+func connect(t *testing.T, path, sql string) *sqlite3.Conn {
+	t.Helper()
+	c, err := sqlite3.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	if err := c.Exec(sql); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 // A service is stopped, gets another database, and is started again, while a
 // connection of ours has the old one open and has not read it yet. The log that
 // it finds then is the new one's: folded into the old one, it would be lost.
 func TestLogOfADatabaseThatHasBeenReplacedIsNotOurs(t *testing.T) {
 	dir := t.TempDir()
 	db := filepath.Join(dir, "app.db")
-	open := func(path, sql string) *sqlite3.Conn {
-		c, err := sqlite3.Open(path)
-		if err == nil {
-			err = c.Exec(sql)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		return c
-	}
 	const walMode = "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0;"
 	for _, path := range []string{db, filepath.Join(dir, "new.db")} {
-		if err := open(path, walMode+"CREATE TABLE t (x)").Close(); err != nil {
+		if err := connect(t, path, walMode+"CREATE TABLE t (x)").Close(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -45,14 +49,14 @@ func TestLogOfADatabaseThatHasBeenReplacedIsNotOurs(t *testing.T) {
 	if err := os.Rename(filepath.Join(dir, "new.db"), db); err != nil {
 		t.Fatal(err)
 	}
-	service := open(db, walMode+"INSERT INTO t VALUES (1)")
+	service := connect(t, db, walMode+"INSERT INTO t VALUES (1)")
 	if err := ours.begin("PRAGMA schema_version"); !errors.Is(err, errReplaced) {
 		t.Errorf("got %v, want %v", err, errReplaced)
 	}
 	if err := errors.Join(ours.Close(), service.Close()); err != nil {
 		t.Error(err)
 	}
-	again := &conn{open(db, ""), func() error { return nil }}
+	again := &conn{connect(t, db, ""), func() error { return nil }}
 	if n, err := queryInt(again, "SELECT count(*) FROM t"); n != 1 || err != nil {
 		t.Errorf("%d rows, %v: 1 was committed", n, err)
 	}
@@ -71,19 +75,8 @@ func TestWritersAreNotHeldForALongLog(t *testing.T) {
 	}{{"short", mostHeld / 2, true}, {"long", mostHeld * 2, false}} {
 		t.Run(test.name, func(t *testing.T) {
 			db := filepath.Join(t.TempDir(), "app.db")
-			open := func(sql string) *sqlite3.Conn {
-				c, err := sqlite3.Open(db)
-				if err == nil {
-					err = c.Exec(sql)
-				}
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { c.Close() })
-				return c
-			}
-			service := open("PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; PRAGMA busy_timeout=0; CREATE TABLE t (x)")
-			open("BEGIN; SELECT * FROM t") // the older reader
+			service := connect(t, db, "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; PRAGMA busy_timeout=0; CREATE TABLE t (x)")
+			connect(t, db, "BEGIN; SELECT * FROM t") // the older reader
 			if err := service.Exec(fmt.Sprintf("WITH RECURSIVE i (i) AS (SELECT 1 UNION ALL SELECT i+1 FROM i WHERE i < %d) INSERT INTO t SELECT zeroblob(4000) FROM i", test.rows)); err != nil {
 				t.Fatal(err)
 			}

@@ -45,15 +45,11 @@ func createJob(dir string, level backup.Level, src source) job {
 // link to it is another contender.
 func (l *lab) createAgain(name string, src source) contender {
 	dir := l.newPath("store")
-	store, storeErr := src.store(dir)
 	return contender{
 		name: name,
 		keep: dir,
 		setup: func(ctx context.Context) error {
-			if storeErr != nil {
-				return storeErr
-			}
-			_, err := store.Create(ctx, nil)
+			_, err := src.snapshot(ctx, dir)
 			return err
 		},
 		job: func(string) job { return createJob(dir, backup.ValidateFull, src) },
@@ -75,14 +71,7 @@ func (l *lab) restore(name, db string, opts backup.RestoreOptions) contender {
 			if err != nil {
 				return err
 			}
-			store, err := live.store(t.Dir)
-			if err != nil {
-				return err
-			}
-			snap, err := store.Create(ctx, nil)
-			if err == nil {
-				t.Stamp = snap.Stamp
-			}
+			t.Stamp, err = live.snapshot(ctx, t.Dir)
 			return err
 		},
 		job: func(string) job { return job{task: t} },
@@ -97,15 +86,8 @@ func (l *lab) restoreTree(tree string) contender {
 	return contender{
 		name: "Restore",
 		keep: dir,
-		setup: func(ctx context.Context) error {
-			store, err := src.store(dir)
-			if err != nil {
-				return err
-			}
-			snap, err := store.Create(ctx, nil)
-			if err == nil {
-				t.Stamp = snap.Stamp
-			}
+		setup: func(ctx context.Context) (err error) {
+			t.Stamp, err = src.snapshot(ctx, dir)
 			return err
 		},
 		job: func(out string) job {

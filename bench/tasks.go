@@ -29,6 +29,19 @@ func (s source) store(dir string) (*backup.Store, error) {
 	})
 }
 
+// snapshot takes one in the store in a directory, and returns its stamp.
+func (s source) snapshot(ctx context.Context, dir string) (stamp string, err error) {
+	store, err := s.store(dir)
+	if err != nil {
+		return "", err
+	}
+	snap, err := store.Create(ctx, nil)
+	if err != nil {
+		return "", err
+	}
+	return snap.Stamp, snap.Err()
+}
+
 func createTask(ctx context.Context, t task, _ *measured.Report) error {
 	store, err := t.Source.store(t.Dir)
 	if err != nil {
