@@ -28,10 +28,18 @@ func copyBytes(ctx context.Context, w io.Writer, r io.Reader, moved func(n int64
 		if err := ctx.Err(); err != nil {
 			return total, err
 		}
-		n, err := copyStep(w, r, buf[:])
-		if n > 0 {
+		if n := copyInKernel(w, r, len(buf)); n > 0 {
 			total += n
 			moved(n)
+			continue
+		}
+		n, err := r.Read(buf[:])
+		if n > 0 {
+			if err := writeFull(w, buf[:n]); err != nil {
+				return total, err
+			}
+			total += int64(n)
+			moved(int64(n))
 		}
 		if err == io.EOF {
 			return total, nil
@@ -40,21 +48,6 @@ func copyBytes(ctx context.Context, w io.Writer, r io.Reader, moved func(n int64
 			return total, err
 		}
 	}
-}
-
-// copyStep copies as much as there comes of r at a time, and no more than buf
-// holds: within the kernel, if that can be done.
-func copyStep(w io.Writer, r io.Reader, buf []byte) (int64, error) {
-	if n := copyInKernel(w, r, len(buf)); n > 0 {
-		return n, nil
-	}
-	n, err := r.Read(buf)
-	if n > 0 {
-		if err := writeFull(w, buf[:n]); err != nil {
-			return 0, err
-		}
-	}
-	return int64(n), err
 }
 
 // copyInKernel copies at most n bytes of a part of a file to a new one, and

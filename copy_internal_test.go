@@ -2,6 +2,7 @@ package backup
 
 import (
 	"bytes"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -46,5 +47,16 @@ func TestCopyHasAllBytes(t *testing.T) {
 		if !bytes.Equal(got, want) || told != int64(len(want)) {
 			t.Errorf("%d of %d bytes: %d were copied and %d told of, want %d", test.size, test.has, len(got), told, len(want))
 		}
+	}
+}
+
+type failingWriter struct{ err error }
+
+func (w failingWriter) Write([]byte) (int, error) { return 0, w.err }
+
+// What a writer says is never taken for the end of what is read.
+func TestCopyTakesNoWriteErrorForTheEnd(t *testing.T) {
+	if _, err := copyBytes(t.Context(), failingWriter{io.EOF}, bytes.NewReader([]byte("content")), unreported); err == nil {
+		t.Error("a copy without its bytes is no error")
 	}
 }

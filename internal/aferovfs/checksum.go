@@ -32,7 +32,7 @@ func CompleteChecksums(ctx context.Context, f File) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if _, err := f.ReadAt(page, off); isEOF(err) {
+		if err := readAll(f, page, off); isEOF(err) {
 			return nil
 		} else if err != nil {
 			return err
@@ -70,7 +70,7 @@ func MarkWAL(f File) error {
 // a checksum, or is cut. See https://sqlite.org/fileformat.html#the_database_header.
 func firstPage(r io.ReaderAt) ([]byte, error) {
 	header := make([]byte, 100)
-	if _, err := r.ReadAt(header, 0); isEOF(err) {
+	if err := readAll(r, header, 0); isEOF(err) {
 		return nil, nil
 	} else if err != nil || !reservesChecksums(header) {
 		return nil, err
@@ -80,12 +80,18 @@ func firstPage(r io.ReaderAt) ([]byte, error) {
 		size = 65536
 	}
 	page := make([]byte, max(leastPage, size))
-	if _, err := r.ReadAt(page, 0); isEOF(err) {
+	if err := readAll(r, page, 0); isEOF(err) {
 		return nil, nil
 	} else if err != nil {
 		return nil, err
 	}
 	return page, nil
+}
+
+// readAll fills p, also where reads run short.
+func readAll(r io.ReaderAt, p []byte, off int64) error {
+	_, err := io.ReadFull(io.NewSectionReader(r, off, int64(len(p))), p)
+	return err
 }
 
 // leastPage is the size of the smallest page.
