@@ -32,11 +32,20 @@ type target struct {
 // turn.
 const maxPins = 64
 
+// A scanDepth is how far trees are looked into when they are located.
+type scanDepth int
+
+const (
+	scanBytes scanDepth = iota // what may be a database is read
+	scanNames                  // for who copies nothing, and looks for held files
+	scanNothing
+)
+
 // A capture copies targets into the directory of a new snapshot.
 type capture struct {
 	*Store
 	lenient bool // a safety snapshot: no state is too bad to be copied
-	cursory bool // nothing will be copied: see precheck
+	depth   scanDepth
 	targets []*target
 
 	clones   cloning            // where the snapshots are
@@ -116,6 +125,9 @@ func (c *capture) locateTree(ctx context.Context, t *target) (err error) {
 	}
 	if t.layout.isStore(here) {
 		return errors.New("it is the store itself by another name")
+	}
+	if c.depth == scanNothing {
+		return nil
 	}
 	t.device, t.tellsChanges = here.device(), t.dir.tellsChanges()
 	return c.scan(ctx, t)
@@ -204,7 +216,7 @@ func (c *capture) count(t *target, candidates *gatherer, at place, name string, 
 	if err := c.held.check(at); err != nil {
 		return err
 	}
-	if !c.cursory && same == nil && t.Quiesce == nil && fi.isOfPages() {
+	if c.depth == scanBytes && same == nil && t.Quiesce == nil && fi.isOfPages() {
 		candidates.add(at, name, fi)
 	}
 	return nil
@@ -259,7 +271,8 @@ func (c *capture) space() int64 {
 }
 
 // run copies all targets: first it pins every database, then it copies them,
-// then files and trees.
+// then files and trees. What it leaves is durable once the batch of c.out has
+// ended.
 func (c *capture) run(ctx context.Context) error {
 	defer c.release()
 	files := 0
@@ -273,7 +286,6 @@ func (c *capture) run(ctx context.Context) error {
 	if err := c.out.beginBatch(files); err != nil {
 		return err
 	}
-	defer c.out.dropBatch()
 	c.held = findHeldFiles() // the scans took their time
 	for _, t := range c.targets {
 		c.foldLogs(ctx, t)
@@ -297,7 +309,7 @@ func (c *capture) run(ctx context.Context) error {
 		}
 	}
 	c.entries.sort()
-	return c.out.endBatch()
+	return nil
 }
 
 // release ends what pins and quiescence are left, as after an error.

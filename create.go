@@ -131,7 +131,7 @@ func (s *Store) precheck(ctx context.Context, req createRequest) error {
 		return err
 	}
 	c := s.newCapture(req)
-	c.cursory = true
+	c.depth = scanNothing
 	defer c.close()
 	return c.locateSources(ctx, req.sources)
 }
@@ -187,6 +187,9 @@ func (ss *session) createOnce(ctx context.Context, req createRequest) (snap *Sna
 	}
 	m.CreatedAt = now.UTC().Round(0)
 	if err := ss.writeManifest(ctx, out, c.entries, m); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(out.syncDir("."), out.endBatch()); err != nil {
 		return nil, err
 	}
 	return ss.seal(ctx, out, m, c, req.sources)
@@ -308,9 +311,6 @@ func (ss *session) seal(ctx context.Context, out *dir, m *metadata, c *capture, 
 	}
 	if len(data) > maxMetadataBytes {
 		return nil, fmt.Errorf("metadata of %d bytes: %d are allowed: fewer sources or labels", len(data), maxMetadataBytes)
-	}
-	if err := out.syncDir("."); err != nil {
-		return nil, err
 	}
 	if err = out.replaceFile(metadataName, data); err != nil && !errors.Is(err, ErrDurabilityUnknown) {
 		return nil, err

@@ -22,7 +22,7 @@ type found struct {
 
 // So much is worth the while of handing it over.
 const (
-	handfulFiles = 64
+	handfulFiles = 256
 	handfulBytes = 1 << 20
 )
 

@@ -339,7 +339,7 @@ func (r *restorer) checkHeld(ctx context.Context) error {
 		return nil
 	}
 	for _, src := range r.sources {
-		c := &capture{Store: r.Store, lenient: true, cursory: true, held: held}
+		c := &capture{Store: r.Store, lenient: true, depth: scanNames, held: held}
 		safe := *src
 		safe.DB = nil
 		err := c.locateSources(ctx, []Source{safe})
