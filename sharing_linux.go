@@ -9,6 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// oNoatime leaves the time of access of a file that belongs to the caller as it
+// is: see open(2).
+const oNoatime = unix.O_NOATIME
+
 // diskFileSystems are those that the kernel itself writes to a disk, and nobody
 // else: see statfs(2).
 var diskFileSystems = []uint32{

@@ -7,6 +7,8 @@ import (
 	"os"
 )
 
+const oNoatime = 0 // there is no such flag
+
 // timesTellChanges reports that nothing is known of the file system.
 func (d *dir) timesTellChanges() bool { return false }
 
