@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"testing"
@@ -665,4 +666,39 @@ func lastStep(t *testing.T, ops []crashfs.Op) int {
 	}
 	t.Fatal("no step found")
 	return 0
+}
+
+// The modes of what was restored are durable, like its bytes, also of what had
+// to be overwritten.
+func TestPowerCutsKeepRestoredModes(t *testing.T) {
+	for name, mounted := range map[string]bool{"renamed": false, "mounted": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, crashfs.New(crashfs.Options{}), "/srv")
+			w.write(t, "reg.json", "secret")
+			w.write(t, "tree/d/f", "x")
+			w.write(t, "tree/secret", "x")
+			modes := map[string]fs.FileMode{"reg.json": 0o600, "tree/d": 0o755, "tree/d/f": 0o644, "tree/secret": 0o200}
+			for p, perm := range modes {
+				w.attribute(t, p, perm, start)
+			}
+			sources := withSources(w.file("reg.json"), w.treeSource("tree"))
+			stamp := mustCreate(t, w.store(t, sources)).Stamp
+			w.write(t, "reg.json", "public")
+			w.attribute(t, "reg.json", 0o644, start)
+			if mounted {
+				if err := w.crashFs().SetMount(w.path("reg.json")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.fs = w.fs.(*crashfs.FS).Clone() // all so far is on the disk
+			w.restore(t, w.store(t, sources), stamp)
+			for label, left := range w.fs.(*crashfs.FS).CrashStates(8) {
+				for p, perm := range modes {
+					if fi, err := left.Stat(w.path(p)); err != nil || fi.Mode().Perm() != perm {
+						t.Errorf("%s: %s: %v, %v, want %v", label, p, fi.Mode().Perm(), err, perm)
+					}
+				}
+			}
+		})
+	}
 }

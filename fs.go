@@ -571,9 +571,18 @@ func (d *dir) syncDir(name string) error {
 	if !syncsDirectories || d.batch != nil {
 		return nil
 	}
+	return d.syncAfter(name, func() error { return nil })
+}
+
+// syncAfter makes durable what change does to the file or directory name, be it
+// that it cannot be opened any more.
+func (d *dir) syncAfter(name string, change func() error) error {
 	f, err := d.fs.Open(d.path(name))
 	if err != nil {
 		return err
+	}
+	if err := change(); err != nil {
+		return errors.Join(err, f.Close())
 	}
 	err = f.Sync()
 	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.EINVAL) {

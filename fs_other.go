@@ -9,6 +9,7 @@ import (
 
 const (
 	oNonblock        = 0
+	oNofollow        = 0
 	syncsDirectories = false // a directory handle cannot be flushed
 	locksForbid      = true  // to read what another has locked
 )

@@ -10,6 +10,7 @@ import (
 
 const (
 	oNonblock        = syscall.O_NONBLOCK
+	oNofollow        = syscall.O_NOFOLLOW
 	syncsDirectories = true
 	locksForbid      = false // what has locked a part of a file keeps nobody from reading it
 )

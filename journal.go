@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -148,7 +147,7 @@ func (ss *session) checkSwap(sw *swap) error {
 	}
 	inside := string(sw.Root) == root
 	if src.Kind == Tree {
-		inside = within(string(sw.Root), root)
+		inside = within(string(sw.Root), root) && ss.leadsStraight(root, string(sw.Root))
 	}
 	if !inside {
 		return fmt.Errorf("source %q: its path is %s now, and not in %s", src.Name, src.Path, sw.Root)
@@ -163,12 +162,22 @@ func (ss *session) checkSwap(sw *swap) error {
 			return fmt.Errorf("source %q: entry %q", src.Name, name)
 		}
 	}
+	if len(sw.InPlaceInodes) != len(sw.InPlace) {
+		return fmt.Errorf("source %q: %d mount points, and %d inodes", src.Name, len(sw.InPlace), len(sw.InPlaceInodes))
+	}
 	for _, made := range sw.Made {
-		if !within(root, string(made)) {
+		if !within(string(sw.Root), string(made)) {
 			return fmt.Errorf("source %q: directory %q", src.Name, made)
 		}
 	}
 	return nil
+}
+
+// leadsStraight reports whether there is no symbolic link on the way from a
+// directory to one within it: the restore of a tree follows none.
+func (s *Store) leadsStraight(from, to string) bool {
+	rel, err := filepath.Rel(from, to)
+	return err == nil && realPath(s.cfg.Fs, to) == filepath.Join(realPath(s.cfg.Fs, from), rel)
 }
 
 func isBaseName(name string) bool {
@@ -263,7 +272,13 @@ func (j *journal) close() {
 // they empty.
 func (j *journal) keepMade() {
 	for _, sw := range j.Swaps {
-		sw.Made = nil
+		if len(sw.Made) == 0 {
+			continue
+		}
+		sw.Made, sw.Inode = nil, 0
+		if root, err := sw.dir.lstat("."); err == nil {
+			sw.Inode = root.inode
+		}
 	}
 }
 
@@ -301,12 +316,7 @@ func (ss *session) settle(ctx context.Context, j *journal, r *Recovery) error {
 		}
 	case phaseUndo:
 		r.Outcome = RestoreUndone
-		if _, err = ss.openSwaps(ctx, j, true); err == nil {
-			err = ss.probeSettled(ctx, j)
-		}
-		if err == nil {
-			err = ss.undo(ctx, j)
-		}
+		err = ss.finishUndo(ctx, j)
 	}
 	if err != nil {
 		return j.pending(err)
@@ -315,6 +325,31 @@ func (ss *session) settle(ctx context.Context, j *journal, r *Recovery) error {
 		j.keepMade()
 	}
 	return ss.discard(j)
+}
+
+// finishUndo puts the old state back, unless it is there: then only the note of
+// that may be missing, and the service may have worked since.
+func (ss *session) finishUndo(ctx context.Context, j *journal) error {
+	undone, err := ss.openSwaps(ctx, j, true)
+	if err == nil && !undone {
+		err = ss.probeSettled(ctx, j)
+	}
+	if err != nil {
+		return err
+	}
+	if undone {
+		return j.sync()
+	}
+	return ss.undo(ctx, j)
+}
+
+// sync makes all moves durable.
+func (j *journal) sync() error {
+	var errs []error
+	for _, sw := range j.Swaps {
+		errs = append(errs, sw.sync("new"), sw.sync("old"))
+	}
+	return errors.Join(errs...)
 }
 
 // finish puts the new state in place, and reads it back. With one that was in
@@ -356,7 +391,7 @@ func (ss *session) finish(ctx context.Context, j *journal, r *Recovery) error {
 // system's do not rot.
 func (ss *session) isWorkedWith(ctx context.Context, j *journal) bool {
 	return slices.ContainsFunc(j.Swaps, func(sw *swap) bool {
-		name, err := sw.findWorkedWith(ctx)
+		name, err := sw.findWorkedWith(ctx, true)
 		return err == nil && name != "" || !sw.dir.native
 	})
 }
@@ -414,25 +449,35 @@ func (ss *session) undo(ctx context.Context, j *journal) error {
 }
 
 // openSwaps finds all roots, and nothing of strangers in them, before any of
-// them is touched. It reports whether all new entries are in place.
-func (ss *session) openSwaps(ctx context.Context, j *journal, undo bool) (complete bool, err error) {
-	complete = true
+// them is touched. It reports whether all is done: the new entries are in place
+// or, to undo, the old ones. With those the service may work.
+func (ss *session) openSwaps(ctx context.Context, j *journal, undo bool) (done bool, err error) {
+	done = true
 	for _, sw := range j.Swaps {
-		if err := sw.mustOpen(ss.cfg.Fs); err != nil {
-			return false, fmt.Errorf("source %q: %w", sw.Source, err)
+		err := sw.mustOpen(ss.cfg.Fs)
+		if err == nil {
+			err = sw.checkMounted()
 		}
-		waiting, err := sw.dir.readNames(path.Join(sw.Staging, "new"))
+		var isDone bool
+		if err == nil && undo {
+			isDone, err = sw.isUndone()
+		} else if err == nil {
+			isDone, err = sw.isComplete()
+		}
 		if err != nil {
 			return false, fmt.Errorf("source %q: %w", sw.Source, err)
 		}
-		complete = complete && len(waiting) == 0
+		done = done && isDone
+	}
+	if undo && done {
+		return true, nil
 	}
 	for _, sw := range j.Swaps {
-		if err := sw.findStrangers(ctx, undo, complete && !undo); err != nil {
+		if err := sw.findStrangers(ctx, undo, done); err != nil {
 			return false, fmt.Errorf("source %q: %w", sw.Source, err)
 		}
 	}
-	return complete, nil
+	return done, nil
 }
 
 // discard removes what was staged, and then the journal.
@@ -484,8 +529,12 @@ func (j *journal) pending(err error) error {
 			fmt.Fprintf(&b, "; source %q: its state is in place, and %s remains to be removed", sw.Source, filepath.Join(string(sw.Root), sw.Staging))
 			continue
 		}
-		fmt.Fprintf(&b, "; source %q: old files in %[2]s, new ones that are not in place yet in %[3]s",
-			sw.Source, filepath.Join(string(sw.Root), sw.Staging, "old"), filepath.Join(string(sw.Root), sw.Staging, "new"))
+		staging := filepath.Join(string(sw.Root), sw.Staging)
+		fmt.Fprintf(&b, "; source %q: old files in %s, new ones that are not in place yet in %s",
+			sw.Source, filepath.Join(staging, "old"), filepath.Join(staging, "new"))
+		if len(sw.InPlace) > 0 {
+			fmt.Fprintf(&b, ", what mount points had in %s", filepath.Join(staging, "copy"))
+		}
 	}
 	return fmt.Errorf("%w (phase %q%s): %w", ErrRecoveryPending, j.Phase, b.String(), err)
 }

@@ -203,11 +203,11 @@ func (t *lockTable) openFile(d *dir, mode lockMode) error {
 	case t.file != nil:
 		return nil
 	}
-	f, err := os.OpenFile(d.full(lockName), os.O_RDWR|os.O_CREATE|oNonblock, 0o600)
+	f, err := os.OpenFile(d.full(lockName), os.O_RDWR|os.O_CREATE|oNonblock|oNofollow, 0o600)
 	var readOnly error
 	if mode == shared && mayNotWrite(err) {
 		readOnly = err
-		f, err = os.OpenFile(d.full(lockName), os.O_RDONLY|oNonblock, 0)
+		f, err = os.OpenFile(d.full(lockName), os.O_RDONLY|oNonblock|oNofollow, 0)
 		if mayNotWrite(err) || errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}

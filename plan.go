@@ -280,10 +280,16 @@ func sidecarSuffix(name, recorded string, kind entryType) string {
 
 func (r *restorer) newSwap(src *Source, root, staging string) (*swap, error) {
 	made, err := missingDirs(r.cfg.Fs, root)
-	return &swap{
+	if err != nil {
+		return nil, err
+	}
+	sw := &swap{
 		Source: src.Name, Root: rawString(root), Staging: staging,
 		New: []rawString{}, Old: []rawString{}, Made: made,
-	}, err
+	}
+	anchor, err := sw.anchor(r.cfg.Fs)
+	sw.Inode = anchor.inode
+	return sw, err
 }
 
 func (sw *swap) add(e *entry, name string) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash"
 	"maps"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -192,29 +191,25 @@ func (ss *session) probeSettled(ctx context.Context, j *journal) error {
 
 // isWhole reports whether the files of a source are all old ones, or all new.
 func (ss *session) isWhole(j *journal, source string) (bool, error) {
-	var saved, staged int
+	allNew, allOld := true, true
 	for _, sw := range j.Swaps {
 		if sw.Source != source {
 			continue
 		}
-		if len(sw.InPlace) > 0 {
-			return false, nil
-		}
 		if err := sw.mustOpen(ss.cfg.Fs); err != nil {
 			return false, err
 		}
-		old, err := sw.dir.readNames(path.Join(sw.Staging, "old"))
+		complete, err := sw.isComplete()
 		if err != nil {
 			return false, err
 		}
-		waiting, err := sw.dir.readNames(path.Join(sw.Staging, "new"))
+		undone, err := sw.isUndone()
 		if err != nil {
 			return false, err
 		}
-		saved += len(old)
-		staged += len(waiting)
+		allNew, allOld = allNew && complete, allOld && undone
 	}
-	return saved == 0 || staged == 0, nil
+	return allNew || allOld, nil
 }
 
 // look returns a digest of what is at a name: names, sizes and times.

@@ -689,3 +689,92 @@ func TestRecoverKeepsTheDirectoryOfAnEmptyTree(t *testing.T) {
 		t.Error("the tree is not there")
 	}
 }
+
+// With what a restore has put in place the service may do anything, also remove
+// it: that is no reason to take all of it back.
+func TestRecoverLeavesTheServiceWhatItRemoved(t *testing.T) {
+	w := osWorld(t)
+	w.write(t, "queue/job1", "snapshot")
+	w.write(t, "queue/state", "snapshot")
+	sources := withSources(w.treeSource("queue"))
+	stamp := mustCreate(t, w.store(t, sources)).Stamp
+	w.write(t, "queue/state", "before the restore")
+	w.write(t, "queue/job0", "before the restore")
+	s, stopped := w.stopping(t, func(op, p string) bool { // when all is in place, and the journal does not say so
+		return op == "create" && p == w.path(journalFile)+".tmp" && w.pending(t) && len(w.staged(t)) == 0 &&
+			strings.Contains(w.read(t, journalFile), `"phase": "swap"`)
+	}, sources)
+	if _, err := s.Restore(t.Context(), stamp, confirmed); !stopped() {
+		t.Fatalf("not interrupted: %v", err)
+	}
+	w.drop(t, "queue/job1")
+	w.write(t, "queue/done1", "by the service")
+	r, err := w.store(t, sources).Recover(t.Context())
+	if err != nil || r.Outcome != backup.RestoreFinished || r.Verified {
+		t.Errorf("%+v, %v", r, err)
+	}
+	want := []string{".", "done1", "state"}
+	if diff := cmp.Diff(w.names(t, "queue"), want); diff != "" {
+		t.Errorf("(-got +want):\n%s", diff)
+	}
+}
+
+// When the old state is in place again, and the journal does not say so, the
+// service may have worked with it.
+func TestRecoverOfAWholeUndoLeavesTheServiceWhatItWrote(t *testing.T) {
+	w := osWorld(t)
+	w.exec(t, "data/app.db", "CREATE TABLE t (x); INSERT INTO t VALUES ('snapshot')")
+	w.write(t, "tree/f", "snapshot")
+	sources := withSources(w.database("data/app.db"), w.treeSource("tree"))
+	stamp := mustCreate(t, w.store(t, sources)).Stamp
+	w.exec(t, "data/app.db", "INSERT INTO t VALUES ('since')")
+	w.write(t, "tree/f", "since")
+	undone := func(op, p string) bool { // and about to be noted
+		return op == "create" && p == w.path(journalFile)+".tmp" && w.pending(t) && strings.Contains(w.read(t, journalFile), `"phase": "undo"`)
+	}
+	fail := func(op, p string) error { // so that all is undone
+		if op == "rename" && strings.Contains(p, "tree/.atobackup-") && strings.Contains(p, "/new/") {
+			return syscall.EIO
+		}
+		return nil
+	}
+	stopped := false
+	s := w.faulty(t, func(op, p string) error {
+		if stopped = stopped || undone(op, p); stopped {
+			return syscall.ENODEV
+		}
+		return fail(op, p)
+	}, sources)
+	if _, err := s.Restore(t.Context(), stamp, confirmed); !stopped {
+		t.Fatalf("not interrupted: %v", err)
+	}
+	w.exec(t, "data/app.db", "INSERT INTO t VALUES ('committed')")
+	w.drop(t, "tree/f")
+	s = w.store(t, sources)
+	if r, err := s.Recover(t.Context()); err != nil || r.Outcome != backup.RestoreUndone {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if got := w.query(t, "data/app.db", "SELECT x FROM t"); got != "snapshot\nsince\ncommitted" {
+		t.Errorf("there are %q", got)
+	}
+	if w.exists(t, "tree/f") {
+		t.Error("what the service removed is there again")
+	}
+}
+
+// Snapshots may lie on another disk than the journal does.
+func TestRecoverWithoutTheSnapshots(t *testing.T) {
+	for _, phase := range []string{"swap", "discard"} {
+		t.Run(phase, func(t *testing.T) {
+			f := newTrial(t, confirmed)
+			w := f.interrupted(t, phase)
+			w.rename(t, "backups/snapshots", "elsewhere")
+			if r := w.recovers(t); r.Verified {
+				t.Errorf("%+v", r)
+			}
+			if state := f.state(t, w); state != "new" {
+				t.Errorf("%s state", state)
+			}
+		})
+	}
+}

@@ -412,13 +412,13 @@ func (r *restorer) replace(ctx context.Context, seen map[string]string) error {
 		err = r.probe(ctx) // staging took its time
 	}
 	if err == nil {
-		err = r.checkUnchanged(ctx, seen)
-	}
-	if err == nil {
 		err = r.listOld()
 	}
 	if err == nil {
 		err = r.lookAtOld(ctx)
+	}
+	if err == nil {
+		err = r.checkUnchanged(ctx, seen)
 	}
 	if err != nil {
 		return errors.Join(err, r.discardStaged())
@@ -454,7 +454,15 @@ func (r *restorer) exchange(ctx context.Context) error {
 	if err := r.checkSidecars(); err != nil {
 		return err
 	}
-	return r.verify(ctx)
+	if err := r.verify(ctx); err != nil {
+		return err
+	}
+	for _, sw := range r.journal.Swaps {
+		if err := sw.checkSaved(ctx); err != nil {
+			return fmt.Errorf("source %q: %w", sw.Source, err)
+		}
+	}
+	return nil
 }
 
 // discardStaged removes what was staged before anything was exchanged.

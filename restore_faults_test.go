@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -612,4 +613,67 @@ func TestFailedRestoreRemovesTheDirectoriesItMade(t *testing.T) {
 			}
 		}
 	}
+}
+
+// What is written after the last look, while the exchange is under way, would be
+// in neither the safety snapshot nor the new state: it is put back.
+func TestRestoreKeepsWhatIsWrittenDuringTheExchange(t *testing.T) {
+	write := map[string]func(t *testing.T, w *world, p string){
+		"data/app.db": func(t *testing.T, w *world, p string) { w.exec(t, p, "INSERT INTO t VALUES ('late')") },
+		"f.json":      func(t *testing.T, w *world, p string) { w.write(t, p, "late") },
+		"tree/d/f":    func(t *testing.T, w *world, p string) { w.write(t, p, "late") },
+	}
+	for name, late := range write {
+		for _, when := range []string{"before", "after"} {
+			t.Run(path.Base(name)+"_"+when, func(t *testing.T) {
+				w := osWorld(t)
+				w.exec(t, "data/app.db", "CREATE TABLE t (x); INSERT INTO t VALUES ('snapshot')")
+				w.write(t, "f.json", "snapshot")
+				w.write(t, "tree/d/f", "snapshot")
+				sources := withSources(w.database("data/app.db"), w.file("f.json"), w.treeSource("tree"))
+				stamp := mustCreate(t, w.store(t, sources)).Stamp
+				w.exec(t, "data/app.db", "INSERT INTO t VALUES ('since')")
+				done := false
+				s := w.faulty(t, func(op, p string) error {
+					switch {
+					case done:
+					case when == "before" && op == "create" && p == w.path(journalFile)+".tmp" && len(w.staged(t)) == 3:
+						done = true
+						late(t, w, name)
+					case when == "after" && op == "rename" && strings.Contains(p, "/new/"): // by who has it open
+						if moved := w.moved(t, name); moved != "" {
+							done = true
+							late(t, w, moved)
+						}
+					}
+					return nil
+				}, sources)
+				r, err := s.Restore(t.Context(), stamp, confirmed)
+				if !done || !errors.Is(err, backup.ErrServiceRunning) || w.pending(t) {
+					t.Errorf("%v: %+v, %v", done, r, err)
+				}
+				got := map[string]string{"data/app.db": w.query(t, "data/app.db", "SELECT max(x) FROM t WHERE x = 'late'"), "f.json": w.read(t, "f.json"), "tree/d/f": w.read(t, "tree/d/f")}[name]
+				if got != "late" {
+					t.Errorf("there is %q", got)
+				}
+			})
+		}
+	}
+}
+
+// staged returns what waits to be put in place.
+func (w *world) staged(t *testing.T) []string {
+	return slices.Concat(w.matches(t, ".ato*/new/*"), w.matches(t, "*/.ato*/new/*"))
+}
+
+// moved returns where an exchange has moved a file, or "".
+func (w *world) moved(t *testing.T, name string) string {
+	dir, rest := "", name
+	if strings.Contains(name, "/") {
+		dir, rest, _ = strings.Cut(name, "/")
+	}
+	for _, p := range w.matches(t, path.Join(dir, ".ato*/old", rest)) {
+		return strings.TrimPrefix(p, w.root+"/")
+	}
+	return ""
 }

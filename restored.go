@@ -38,7 +38,8 @@ func (sw *swap) setFinalModes() error {
 			continue
 		}
 		to := sw.staged(rawString(e.name))
-		if err := sw.dir.setAttributes(to, e.perm(), e.MTime); err != nil {
+		err := sw.dir.syncAfter(to, func() error { return sw.dir.setAttributes(to, e.perm(), e.MTime) })
+		if err != nil {
 			return err
 		}
 		fi, err := sw.dir.lstat(to)

@@ -104,6 +104,9 @@ func (ss *session) use(ctx context.Context, stamp string) (*dir, error) {
 		return nil, fmt.Errorf("lock snapshot %s: %w", stamp, err)
 	}
 	ss.unlocks = append(ss.unlocks, unlock)
+	if ss.snapshots == nil {
+		return nil, &fs.PathError{Op: "open", Path: filepath.Join(ss.cfg.Dir, snapshotsName), Err: fs.ErrNotExist}
+	}
 	return ss.snapshots.sub(stamp)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"path/filepath"
 	"regexp"
 	"slices"
 
@@ -194,7 +195,7 @@ func (sw *swap) finishDirs(staging *dir) error {
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(dst.dir.syncDir(dst.name), dst.setAttributes(e.entry)); err != nil {
+		if err := errors.Join(dst.setAttributes(e.entry), dst.dir.syncDir(dst.name)); err != nil {
 			return err
 		}
 	}
@@ -202,18 +203,13 @@ func (sw *swap) finishDirs(staging *dir) error {
 }
 
 // prepare makes the staging directory, and the root if that is missing.
-func (r *restorer) prepare(sw *swap) (err error) {
+func (r *restorer) prepare(sw *swap) error {
 	if sw.dir == nil {
-		if sw.dir, err = makeDir(r.cfg.Fs, string(sw.Root)); err != nil {
+		if err := r.makeRoot(sw); err != nil {
 			return err
 		}
-		if e, ok := r.from.entries.find(sw.Source); ok && sw.isTree(r.Store) {
-			if err := sw.dir.setAttributes(".", e.perm()|0o700, e.MTime); err != nil {
-				return err
-			}
-		}
 	}
-	for _, name := range []string{"", "new", "old", "copy"} {
+	for _, name := range []string{"", "new", "old", "copy", "done"} {
 		if err := sw.dir.mkdir(path.Join(sw.Staging, name)); err != nil {
 			return err
 		}
@@ -221,9 +217,40 @@ func (r *restorer) prepare(sw *swap) (err error) {
 	return nil
 }
 
-func (sw *swap) isTree(s *Store) bool {
-	src, ok := s.source(sw.Source)
-	return ok && src.Kind == Tree
+// makeRoot makes the root and the directories that lead to it. They belong to
+// whom the directory does that they are made in.
+func (r *restorer) makeRoot(sw *swap) (err error) {
+	if sw.dir, err = makeDir(r.cfg.Fs, string(sw.Root)); err != nil {
+		return err
+	}
+	for _, made := range sw.Made {
+		if err := inherit(r.cfg.Fs, string(made)); err != nil {
+			return err
+		}
+	}
+	src, _ := r.source(sw.Source)
+	rel, err := filepath.Rel(src.Path, string(sw.Root))
+	if err != nil || src.Kind != Tree {
+		return err
+	}
+	if e, ok := r.from.entries.find(path.Join(sw.Source, filepath.ToSlash(rel))); ok {
+		return sw.dir.setAttributes(".", e.perm()|0o700, e.MTime)
+	}
+	return nil
+}
+
+// inherit gives a directory the owner of the one that it is in.
+func inherit(fsys afero.Fs, p string) error {
+	parent, err := openDir(fsys, filepath.Dir(p))
+	if err != nil {
+		return err
+	}
+	defer parent.close()
+	owner, err := parent.lstat(".")
+	if err != nil {
+		return err
+	}
+	return parent.chown(filepath.Base(p), owner)
 }
 
 // chownIn returns a function that gives what is staged the owner of what it

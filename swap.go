@@ -32,7 +32,9 @@ import (
 //
 // A name that is a mount point cannot be renamed. It is noted in InPlace,
 // after the old bytes have been copied to the staging directory ("copy"), and
-// then overwritten.
+// then overwritten. That it is all there is told by renames, too: the staged
+// file is moved aside ("done") once the new bytes are durable, and the copy
+// removed once the old ones are.
 type swap struct {
 	Source   string      `json:"source"`
 	Root     rawString   `json:"root"`               // as openDir takes it
@@ -41,6 +43,12 @@ type swap struct {
 	New      []rawString `json:"new"`                // names in the root
 	Old      []rawString `json:"old"`                // likewise: a database comes before its sidecars
 	InPlace  []rawString `json:"in_place,omitempty"`
+
+	// The numbers of the files that were mounted there, and of the anchor: by
+	// which Recover knows whether it has the file systems before it that the
+	// restore had. Zero: not known.
+	InPlaceInodes []uint64 `json:"in_place_inodes,omitempty"`
+	Inode         uint64   `json:"inode,omitempty"`
 
 	// What New looked like when it was staged, and Old right before the
 	// exchange: see look. Who has worked with them since has changed that.
@@ -79,6 +87,32 @@ func (sw *swap) mustOpen(fsys afero.Fs) error {
 func (sw *swap) staged(name rawString) string { return path.Join(sw.Staging, "new", string(name)) }
 func (sw *swap) saved(name rawString) string  { return path.Join(sw.Staging, "old", string(name)) }
 func (sw *swap) copied(name rawString) string { return path.Join(sw.Staging, "copy", string(name)) }
+func (sw *swap) done(name rawString) string   { return path.Join(sw.Staging, "done", string(name)) }
+
+// checkMounted returns an error if a file that is to be overwritten is not the
+// one that was mounted there when the journal was written.
+func (sw *swap) checkMounted() error {
+	for i, name := range sw.InPlace {
+		here, err := sw.dir.lstat(string(name))
+		if err == nil {
+			err = mustHave(sw.dir.full(string(name)), here, sw.InPlaceInodes[i])
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// errNotMounted: a journal speaks of files that are not there now.
+var errNotMounted = errors.New("is not what was there when the restore began: is its file system mounted?")
+
+func mustHave(path string, fi fileInfo, inode uint64) error {
+	if inode != 0 && fi.inode != inode {
+		return fmt.Errorf("%s %w", path, errNotMounted)
+	}
+	return nil
+}
 
 // Where a name of a swap is to be found.
 type whereabouts struct {
@@ -100,6 +134,28 @@ func (sw *swap) whereIs(name rawString) (w whereabouts, err error) {
 	return w, err
 }
 
+// isComplete reports whether all new entries are in place, or were: none is
+// staged any more.
+func (sw *swap) isComplete() (bool, error) {
+	waiting, err := sw.dir.readNames(path.Join(sw.Staging, "new"))
+	return len(waiting) == 0, err
+}
+
+// isUndone reports whether all old entries are in place, or were: none is saved
+// any more, and all new ones are staged.
+func (sw *swap) isUndone() (bool, error) {
+	waiting, err := sw.dir.readNames(path.Join(sw.Staging, "new"))
+	if err != nil || len(waiting) != len(sw.New) {
+		return false, err
+	}
+	for _, saved := range []string{"old", "copy"} {
+		if names, err := sw.dir.readNames(path.Join(sw.Staging, saved)); err != nil || len(names) > 0 {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
 // errStranger: somebody has worked with the files of an interrupted restore.
 var errStranger = errors.New("has come to be, or has changed, since the restore was interrupted: did the service run before Recover? Keep what is needed of it, move it away, and call Recover again")
 
@@ -116,7 +172,7 @@ func (sw *swap) findStrangers(ctx context.Context, undo, complete bool) error {
 	if err := sw.findOldStrangers(ctx, isNew); err != nil {
 		return err
 	}
-	worked, err := sw.findWorkedWith(ctx)
+	worked, err := sw.findWorkedWith(ctx, complete)
 	if err != nil {
 		return err
 	}
@@ -177,12 +233,15 @@ func (sw *swap) findStrangeSidecars(hasNew, undo bool) error {
 }
 
 // findWorkedWith returns the name of a new entry that was put in place and has
-// changed since, or "".
-func (sw *swap) findWorkedWith(ctx context.Context) (rawString, error) {
+// changed since, or is gone, if all of them were put there; or "".
+func (sw *swap) findWorkedWith(ctx context.Context, complete bool) (rawString, error) {
 	for i, name := range sw.New {
 		w, err := sw.whereIs(name)
 		if err != nil {
 			return "", err
+		}
+		if complete && !w.inPlace {
+			return name, nil
 		}
 		if !w.inPlace || w.staged {
 			continue
@@ -202,6 +261,33 @@ func (sw *swap) hasChanged(ctx context.Context, name rawString, seen string) (bo
 	}
 	now, err := sw.dir.look(ctx, string(name))
 	return now != seen, err
+}
+
+// checkSaved returns ErrServiceRunning if what has made room was written to
+// after it was looked at, right before the exchange: by who had it open, or came
+// in between.
+func (sw *swap) checkSaved(ctx context.Context) error {
+	for i, name := range sw.Old {
+		w, err := sw.whereIs(name)
+		if err != nil {
+			return err
+		}
+		if !w.saved || sw.OldSeen[i] == "" || strings.HasSuffix(string(name), "-shm") {
+			continue
+		}
+		now, err := sw.dir.look(ctx, sw.saved(name))
+		if err == nil && now != sw.OldSeen[i] {
+			err = sw.writtenTo(name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (sw *swap) writtenTo(name rawString) error {
+	return fmt.Errorf("%w: %s was written to while it was replaced", ErrServiceRunning, sw.dir.full(string(name)))
 }
 
 func (sw *swap) stranger(name rawString) error {
@@ -231,7 +317,7 @@ func (sw *swap) forward(ctx context.Context, changed func() error) error {
 			return fmt.Errorf("put %s in place: %w", sw.dir.full(string(name)), err)
 		}
 	}
-	return sw.sync("new")
+	return errors.Join(sw.sync("new"), sw.dir.syncDir(path.Join(sw.Staging, "done")))
 }
 
 // clear moves the old entries out of the way, unless that was done before.
@@ -286,13 +372,22 @@ func (sw *swap) copyOut(ctx context.Context, name rawString, changed func() erro
 	if err := sw.dir.removeAll(sw.copied(name)); err != nil { // half a copy, of an attempt that was cut short
 		return err
 	}
-	if err := sw.copyFile(ctx, string(name), sw.copied(name)); err != nil {
+	info, err := sw.copyFile(ctx, string(name), sw.copied(name))
+	if err != nil {
+		return err
+	}
+	i := slices.Index(sw.Old, name)
+	written, err := sw.hasChanged(ctx, name, sw.OldSeen[i])
+	if err == nil && written {
+		err = sw.writtenTo(name)
+	}
+	if err != nil {
 		return err
 	}
 	if err := sw.dir.syncDir(path.Join(sw.Staging, "copy")); err != nil {
 		return err
 	}
-	sw.InPlace = append(sw.InPlace, name)
+	sw.InPlace, sw.InPlaceInodes = append(sw.InPlace, name), append(sw.InPlaceInodes, info.inode)
 	return changed()
 }
 
@@ -301,14 +396,15 @@ func (sw *swap) moveIn(ctx context.Context, name rawString) error {
 	if err != nil || !waiting {
 		return err
 	}
+	to := string(name)
 	if slices.Contains(sw.InPlace, name) {
-		info, err := sw.overwrite(ctx, sw.staged(name), string(name))
-		if err != nil {
+		setErr, err := sw.overwrite(ctx, sw.staged(name), string(name))
+		if err = errors.Join(err, setErr); err != nil {
 			return err
 		}
-		return sw.dir.setAttributes(string(name), info.mode, info.mtime)
+		to = sw.done(name)
 	}
-	return sw.dir.rename(sw.staged(name), string(name))
+	return sw.dir.rename(sw.staged(name), to)
 }
 
 // undo puts the old entries back, all that can be, but for a log whose database
@@ -349,7 +445,13 @@ func familyOf(name rawString) string { return cmp.Or(mainOf(string(name)), strin
 // putBack moves an old entry back, if it was moved out.
 func (sw *swap) putBack(name rawString) error {
 	w, err := sw.whereIs(name)
-	if err != nil || !w.saved {
+	if err != nil {
+		return err
+	}
+	if !w.saved {
+		if !w.inPlace && name == sw.Database {
+			err = &fs.PathError{Op: "rename", Path: sw.dir.full(sw.saved(name)), Err: fs.ErrNotExist}
+		}
 		return err
 	}
 	if w.inPlace && sw.isHarmless(name, w) {
@@ -376,11 +478,18 @@ func (sw *swap) moveBack(ctx context.Context, name rawString) error {
 	return sw.dir.rename(string(name), sw.staged(name))
 }
 
-// writeBack gives a mount point its old bytes back. One that may not be written
-// to is fine if it never had others. So is one that may be, and whose mode and
-// times are not ours to set.
+// writeBack gives a mount point its old bytes back, unless it has them. One that
+// may not be written to is fine if it never had others. So is one that may be,
+// and whose mode and times are not ours to set.
 func (sw *swap) writeBack(ctx context.Context, name rawString) error {
-	info, err := sw.overwrite(ctx, sw.copied(name), string(name))
+	needed, err := sw.dir.exists(sw.copied(name))
+	if err != nil || !needed {
+		return err
+	}
+	if err := sw.takeAsHalfDone(name); err != nil {
+		return err
+	}
+	setErr, err := sw.overwrite(ctx, sw.copied(name), string(name))
 	if errors.Is(err, errNotWritten) {
 		untouched, lookErr := sw.isUntouched(ctx, name)
 		if untouched {
@@ -388,14 +497,26 @@ func (sw *swap) writeBack(ctx context.Context, name rawString) error {
 		}
 		err = errors.Join(err, lookErr)
 	}
+	if !errors.Is(setErr, fs.ErrPermission) {
+		err = errors.Join(err, setErr)
+	}
 	if err != nil {
 		return err
 	}
-	err = sw.dir.setAttributes(string(name), info.mode, info.mtime)
-	if errors.Is(err, fs.ErrPermission) {
-		return nil
+	return errors.Join(sw.dir.remove(sw.copied(name)), sw.dir.syncDir(path.Join(sw.Staging, "copy")))
+}
+
+// takeAsHalfDone takes back that a mount point has all of the new bytes: it is
+// about to have some of them.
+func (sw *swap) takeAsHalfDone(name rawString) error {
+	done, err := sw.dir.exists(sw.done(name))
+	if err != nil || !done {
+		return err
 	}
-	return err
+	if err := sw.dir.rename(sw.done(name), sw.staged(name)); err != nil {
+		return err
+	}
+	return errors.Join(sw.dir.syncDir(path.Join(sw.Staging, "new")), sw.dir.syncDir(path.Join(sw.Staging, "done")))
 }
 
 // isUntouched reports whether a mount point looks as it did before the exchange,
@@ -427,45 +548,52 @@ func (sw *swap) hashOf(ctx context.Context, name string) (string, error) {
 	return hashOf(ctx, f, unreported)
 }
 
-func (sw *swap) copyFile(ctx context.Context, from, to string) error {
-	src, info, err := sw.dir.open(ctx, from)
-	if err != nil {
-		return err
-	}
-	defer src.Close() // nothing was written
-	err = sw.dir.createFile(to, func(f afero.File) error {
-		_, err := copyBytes(ctx, f, src, unreported)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return sw.dir.setAttributes(to, info.mode, info.mtime)
-}
-
-// errNotWritten: a file may not be written to, and was not.
-var errNotWritten = errors.New("cannot be overwritten")
-
-// overwrite gives the file to the bytes of from, in the same inode, and returns
-// what that looks like.
-func (sw *swap) overwrite(ctx context.Context, from, to string) (fileInfo, error) {
+// copyFile returns what the file looked like that it has copied.
+func (sw *swap) copyFile(ctx context.Context, from, to string) (fileInfo, error) {
 	src, info, err := sw.dir.open(ctx, from)
 	if err != nil {
 		return info, err
 	}
 	defer src.Close() // nothing was written
+	err = sw.dir.createFile(to, func(f afero.File) error {
+		if _, err := copyBytes(ctx, f, src, unreported); err != nil {
+			return err
+		}
+		return sw.dir.setAttributes(to, info.mode, info.mtime) // to be synced, too
+	})
+	if err != nil {
+		return info, err
+	}
+	return info, sw.dir.setAttributes(to, info.mode, info.mtime) // see stageFile
+}
+
+// errNotWritten: a file may not be written to, and was not.
+var errNotWritten = errors.New("cannot be overwritten")
+
+// overwrite gives the file to the bytes, mode and time of from, durably, in the
+// same inode. setErr is for mode and time.
+func (sw *swap) overwrite(ctx context.Context, from, to string) (setErr, err error) {
+	src, info, err := sw.dir.open(ctx, from)
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close() // nothing was written
 	dst, _, err := sw.dir.openRegular(ctx, to, os.O_WRONLY)
 	if err != nil {
-		return info, notWritten(err)
+		return nil, notWritten(err)
 	}
 	n, err := copyBytes(ctx, dst, src, unreported)
 	if err != nil && n == 0 {
-		return info, errors.Join(notWritten(err), dst.Close())
+		return nil, errors.Join(notWritten(err), dst.Close())
 	}
 	if err == nil {
 		err = dst.Truncate(info.size)
 	}
-	return info, errors.Join(err, dst.Sync(), dst.Close())
+	setErr = sw.dir.setAttributes(to, info.mode, info.mtime)
+	if err = errors.Join(err, dst.Sync(), dst.Close()); err != nil {
+		return setErr, err
+	}
+	return sw.dir.setAttributes(to, info.mode, info.mtime), nil // see stageFile
 }
 
 // notWritten marks an error of writing that says that it is not permitted.
@@ -486,10 +614,8 @@ func (sw *swap) discard(fsys afero.Fs) error {
 	if err := open(fsys); err != nil {
 		return err
 	}
-	if sw.dir != nil {
-		if err := errors.Join(sw.dir.removeAll(sw.Staging), sw.dir.syncDir(".")); err != nil {
-			return err
-		}
+	if err := sw.removeStaging(fsys); err != nil {
+		return err
 	}
 	for _, made := range slices.Backward(sw.Made) {
 		if err := removeEmptyDir(fsys, string(made)); err != nil {
@@ -497,6 +623,47 @@ func (sw *swap) discard(fsys afero.Fs) error {
 		}
 	}
 	return nil
+}
+
+// removeStaging removes the staging directory. Where that is not to be found, it
+// has been removed before; or its file system is not mounted.
+func (sw *swap) removeStaging(fsys afero.Fs) error {
+	there := false
+	var err error
+	if sw.dir != nil {
+		there, err = sw.dir.exists(sw.Staging)
+	}
+	if err == nil && !there {
+		err = sw.checkAnchor(fsys)
+	}
+	if err != nil || sw.dir == nil {
+		return err
+	}
+	return errors.Join(sw.dir.removeAll(sw.Staging), sw.dir.syncDir("."))
+}
+
+// checkAnchor returns an error if the anchor is not the directory that it was.
+func (sw *swap) checkAnchor(fsys afero.Fs) error {
+	here, err := sw.anchor(fsys)
+	if err != nil {
+		return err
+	}
+	return mustHave(string(sw.Root), here, sw.Inode)
+}
+
+// anchor looks at the root or, if that was made for the swap, at the directory
+// in which it was: one that has been there all the time.
+func (sw *swap) anchor(fsys afero.Fs) (fileInfo, error) {
+	p := string(sw.Root)
+	if len(sw.Made) > 0 {
+		p = filepath.Dir(string(sw.Made[0]))
+	}
+	d, err := openDir(fsys, p)
+	if err != nil {
+		return fileInfo{}, err
+	}
+	defer d.close()
+	return d.lstat(".")
 }
 
 func removeEmptyDir(fsys afero.Fs, p string) error {

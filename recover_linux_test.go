@@ -1,0 +1,321 @@
+package backup_test
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/atocore/backup"
+)
+
+// What Recover does where something is mounted, and where the service or the
+// mount was faster.
+
+// stagedNames returns what waits in staging directories to be put in place.
+func (w *world) stagedNames(t *testing.T) (names []string) {
+	t.Helper()
+	err := filepath.WalkDir(w.root, func(p string, _ fs.DirEntry, err error) error {
+		if strings.Contains(p, ".atobackup-") && filepath.Base(filepath.Dir(p)) == "new" {
+			names = append(names, p)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+// interrupt restores, and is cut short when at says so.
+func (w *world) interrupt(t *testing.T, stamp string, sources []backup.Source, at func(op, p string) bool) {
+	t.Helper()
+	s, stopped := w.stopping(t, at, withSources(sources...))
+	if _, err := s.Restore(t.Context(), stamp, confirmed); !stopped() || !w.pending(t) {
+		t.Fatalf("not interrupted: %v", err)
+	}
+}
+
+// whileStaging is when the first file is staged.
+func whileStaging(op, p string) bool { return op == "create" && strings.Contains(p, "/new/") }
+
+// beforeTheNote is when all has been exchanged and verified, and the journal does
+// not say so yet.
+func (w *world) beforeTheNote(t *testing.T) func(op, p string) bool {
+	return func(op, p string) bool {
+		return op == "create" && p == w.path(journalFile)+".tmp" && w.pending(t) &&
+			strings.Contains(w.read(t, journalFile), `"phase": "swap"`) && len(w.stagedNames(t)) == 0
+	}
+}
+
+// detach takes away what is mounted.
+func detach(t *testing.T, p string) {
+	t.Helper()
+	if err := unix.Unmount(p, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// bindForNow is bind, for what the test takes away by itself.
+func bindForNow(t *testing.T, from, to string) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	if err := unix.Mount(from, to, "", unix.MS_BIND, ""); err != nil {
+		t.Skipf("no mounts here: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(to, unix.MNT_DETACH) }) // unless the test has done so
+}
+
+// A directory that had to be made within a tree is the restore's own, whatever
+// it was made for.
+func TestRecoverOfADirectoryMadeInATree(t *testing.T) {
+	for _, cut := range []string{"while_staging", "before_the_note"} {
+		t.Run(cut, func(t *testing.T) {
+			w := osWorld(t)
+			w.exec(t, "srv/data/app.db", "CREATE TABLE t (x); INSERT INTO t VALUES ('new')")
+			w.write(t, "srv/f", "new")
+			sources := []backup.Source{w.treeSource("srv"), w.database("srv/data/app.db")}
+			s := w.store(t, withSources(sources...))
+			stamp := mustCreate(t, s).Stamp
+			w.drop(t, "srv/data") // the usual reason to restore
+			w.write(t, "srv/f", "old")
+			at := map[string]func(op, p string) bool{"while_staging": whileStaging, "before_the_note": w.beforeTheNote(t)}[cut]
+			w.interrupt(t, stamp, sources, at)
+			if _, err := s.Recover(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			w.restore(t, s, stamp)
+		})
+	}
+}
+
+// Where the placeholder lies that a mount covers, nothing is to be written.
+func TestRecoverWaitsForAMountedFile(t *testing.T) {
+	for phase, undo := range map[string]bool{"finish": false, "undo": true} {
+		t.Run(phase, func(t *testing.T) {
+			w := osWorld(t)
+			w.write(t, "volumes/reg.json", `{"state": "snapshot"}`)
+			w.write(t, "live/reg.json", "placeholder")
+			bindForNow(t, w.path("volumes/reg.json"), w.path("live/reg.json"))
+			sources := []backup.Source{w.file("live/reg.json")}
+			s := w.store(t, withSources(sources...))
+			stamp := mustCreate(t, s).Stamp
+			w.write(t, "live/reg.json", "what there was before the restore")
+			w.interrupt(t, stamp, sources, func(op, p string) bool { return op == "truncate" && p == w.path("live/reg.json") })
+			if undo {
+				w.toUndo(t)
+			}
+			detach(t, w.path("live/reg.json"))
+			if r, err := s.Recover(t.Context()); !errors.Is(err, backup.ErrRecoveryPending) {
+				t.Errorf("%+v, %v", r, err)
+			}
+			if got := w.read(t, "live/reg.json"); got != "placeholder" {
+				t.Errorf("in the place of the mount: %q", got)
+			}
+			bindForNow(t, w.path("volumes/reg.json"), w.path("live/reg.json"))
+			if _, err := s.Recover(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			want := map[bool]string{false: `{"state": "snapshot"}`, true: "what there was before the restore"}[undo]
+			if got := w.read(t, "live/reg.json"); got != want {
+				t.Errorf("recovered %q, want %q", got, want)
+			}
+		})
+	}
+}
+
+// A mount point without its mount is an empty directory, and not one in which
+// there is nothing left to remove.
+func TestDiscardWaitsForTheFileSystem(t *testing.T) {
+	for name, source := range map[string]string{"root": "live", "parent_of_the_root": "live/missing/deep"} {
+		t.Run(name, func(t *testing.T) {
+			w := osWorld(t)
+			w.mkdir(t, "volume")
+			w.mkdir(t, "live")
+			bindForNow(t, w.path("volume"), w.path("live"))
+			w.write(t, source+"/f", "old")
+			sources := []backup.Source{w.treeSource(source)}
+			s := w.store(t, withSources(sources...))
+			stamp := mustCreate(t, s).Stamp
+			if source != "live" {
+				w.drop(t, "live/missing")
+			}
+			w.interrupt(t, stamp, sources, whileStaging)
+			detach(t, w.path("live"))
+			if r, err := s.Recover(t.Context()); !errors.Is(err, backup.ErrRecoveryPending) {
+				t.Errorf("%+v, %v", r, err)
+			}
+			bindForNow(t, w.path("volume"), w.path("live"))
+			if _, err := s.Recover(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if left := w.matches(t, "volume/.ato*"); len(left) > 0 || w.exists(t, "volume/missing") {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
+
+// Once a mounted database has been overwritten, it is the service's, as any other
+// is that has been put in place.
+func TestRecoverLeavesTheServiceItsMountedDatabase(t *testing.T) {
+	prepare := func(t *testing.T) (*world, *backup.Store) {
+		w := osWorld(t)
+		w.exec(t, "volumes/app.db", "PRAGMA journal_mode=WAL; CREATE TABLE t (x); INSERT INTO t VALUES ('old')")
+		w.write(t, "live/app.db", "")
+		bind(t, w.path("volumes/app.db"), w.path("live/app.db"))
+		sources := []backup.Source{w.database("live/app.db")}
+		s := w.store(t, withSources(sources...))
+		stamp := mustCreate(t, s).Stamp
+		w.exec(t, "live/app.db", "INSERT INTO t VALUES ('since')")
+		w.interrupt(t, stamp, sources, w.beforeTheNote(t))
+		return w, s
+	}
+	t.Run("worked_with", func(t *testing.T) {
+		w, s := prepare(t)
+		w.exec(t, "live/app.db", "INSERT INTO t VALUES ('committed')")
+		if r, err := s.Recover(t.Context()); err != nil || r.Outcome != backup.RestoreFinished {
+			t.Errorf("%+v, %v", r, err)
+		}
+		if got := w.query(t, "live/app.db", "SELECT x FROM t"); got != "old\ncommitted" {
+			t.Errorf("there are %q", got)
+		}
+	})
+	t.Run("worked_with_before_an_undo", func(t *testing.T) {
+		w, s := prepare(t)
+		w.exec(t, "live/app.db", "INSERT INTO t VALUES ('committed')")
+		w.toUndo(t)
+		if r, err := s.Recover(t.Context()); !errors.Is(err, backup.ErrRecoveryPending) {
+			t.Errorf("%+v, %v", r, err)
+		}
+		if got := w.query(t, "live/app.db", "SELECT x FROM t"); got != "old\ncommitted" {
+			t.Errorf("there are %q", got)
+		}
+	})
+	t.Run("in_use", func(t *testing.T) {
+		w, s := prepare(t)
+		c := w.connect(t, "live/app.db")
+		mustExec(t, c, "BEGIN IMMEDIATE; INSERT INTO t VALUES ('in a transaction')")
+		if r, err := s.Recover(t.Context()); !errors.Is(err, backup.ErrServiceRunning) {
+			t.Errorf("%+v, %v", r, err)
+		}
+	})
+	t.Run("undone", func(t *testing.T) {
+		w, s := prepare(t)
+		w.toUndo(t)
+		fault, stopped := w.stopping(t, func(op, p string) bool { return op == "create" && p == w.path(journalFile)+".tmp" },
+			withSources(w.database("live/app.db")))
+		if _, err := fault.Recover(t.Context()); !stopped() {
+			t.Fatalf("not interrupted: %v", err)
+		}
+		w.exec(t, "live/app.db", "INSERT INTO t VALUES ('committed')")
+		if r, err := s.Recover(t.Context()); err != nil || r.Outcome != backup.RestoreUndone {
+			t.Errorf("%+v, %v", r, err)
+		}
+		if got := w.query(t, "live/app.db", "SELECT x FROM t"); got != "old\nsince\ncommitted" {
+			t.Errorf("there are %q", got)
+		}
+	})
+}
+
+// Directories that are made belong to whom the one does that they are made in,
+// and have the mode that the snapshot has noted.
+func TestMadeDirectoriesHaveOwnerAndMode(t *testing.T) {
+	for _, order := range []string{"tree_first", "tree_last"} {
+		t.Run(order, func(t *testing.T) {
+			w := osWorld(t)
+			w.exec(t, "srv/app/private/app.db", "CREATE TABLE t (x)")
+			w.write(t, "srv/app/private/key", "secret")
+			w.write(t, "srv/config/f.json", "{}")
+			w.attribute(t, "srv/app", 0o755, start)
+			w.attribute(t, "srv/app/private", 0o700, start)
+			if err := os.Chown(w.path("srv"), 1000, 1000); err != nil {
+				t.Skip("to give files to others needs root: ", err)
+			}
+			sources := []backup.Source{w.treeSource("srv/app"), w.database("srv/app/private/app.db"), w.file("srv/config/f.json")}
+			if order == "tree_last" {
+				sources[0], sources[1] = sources[1], sources[0]
+			}
+			s := w.store(t, withSources(sources...))
+			stamp := mustCreate(t, s).Stamp
+			w.drop(t, "srv/app")
+			w.drop(t, "srv/config")
+			w.restore(t, s, stamp)
+			for name, perm := range map[string]fs.FileMode{
+				"srv/app": 0o755, "srv/app/private": 0o700, "srv/app/private/app.db": 0o644, "srv/config": 0o700, "srv/config/f.json": 0o644,
+			} {
+				fi, err := os.Stat(w.path(name))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if st := fi.Sys().(*syscall.Stat_t); st.Uid != 1000 || st.Gid != 1000 || fi.Mode().Perm() != perm {
+					t.Errorf("%s: %v of %d:%d, want %v of 1000:1000", name, fi.Mode().Perm(), st.Uid, st.Gid, perm)
+				}
+			}
+		})
+	}
+}
+
+// A journal leads nowhere by way of a link within a tree.
+func TestForgedJournalThroughALink(t *testing.T) {
+	w := osWorld(t)
+	const forged = ".atobackup-0123456789abcdef-tree"
+	w.write(t, "tree/f", "old")
+	w.write(t, "victim/"+forged+"/old/x", "not ours")
+	sources := []backup.Source{w.treeSource("tree")}
+	s := w.store(t, withSources(sources...))
+	w.interrupt(t, mustCreate(t, s).Stamp, sources, whileStaging)
+	w.symlink(t, "../victim", "tree/out")
+	w.edit(t, journalFile, func(data []byte) []byte {
+		text := regexp.MustCompile(`\.atobackup-[0-9a-f]{16}-tree`).ReplaceAllString(string(data), forged)
+		text = replace(t, `"root": "`+w.path("tree")+`"`, `"root": "`+w.path("tree/out")+`"`)(text)
+		return []byte(reseal(text))
+	})
+	if r, err := s.Recover(t.Context()); !errors.Is(err, backup.ErrRecoveryPending) {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if !w.exists(t, "victim/"+forged+"/old/x") {
+		t.Error("a directory outside of all sources was removed")
+	}
+}
+
+// A link in the place of the lock leads to no file of others.
+func TestLockIsNoLink(t *testing.T) {
+	w := osWorld(t)
+	s := w.small(t)
+	w.create(t, s)
+	w.drop(t, "backups/lock")
+	w.symlink(t, "../elsewhere", "backups/lock")
+	if snap, err := s.Create(t.Context(), nil); err == nil {
+		t.Errorf("created %s", snap.Stamp)
+	}
+	if w.exists(t, "elsewhere") {
+		t.Error("a file was made outside of the store")
+	}
+}
+
+// What the error of a restore that is pending says is where the old files are.
+func TestPendingRestoreSaysWhereTheMountedFileIs(t *testing.T) {
+	w := osWorld(t)
+	w.write(t, "volumes/f", "new")
+	w.write(t, "live/f", "")
+	bind(t, w.path("volumes/f"), w.path("live/f"))
+	sources := []backup.Source{w.file("live/f")}
+	s := w.store(t, withSources(sources...))
+	stamp := mustCreate(t, s).Stamp
+	w.write(t, "live/f", "old")
+	fault, _ := w.stopping(t, func(op, p string) bool { return op == "truncate" && p == w.path("live/f") }, withSources(sources...))
+	_, err := fault.Restore(t.Context(), stamp, confirmed)
+	copies := w.matches(t, "live/.ato*/copy")
+	if !errors.Is(err, backup.ErrRecoveryPending) || len(copies) != 1 || !strings.Contains(err.Error(), copies[0]) {
+		t.Errorf("%v, want it to name %v", err, copies)
+	}
+}
