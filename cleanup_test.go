@@ -474,6 +474,21 @@ func TestCleanupLooksAtTheNewestGoodOnes(t *testing.T) {
 	})
 }
 
+// One that has lost its database does not count as one of those that are to be
+// left.
+func TestCleanupLooksAtTheMinimum(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		s := w.small(t)
+		stamps := w.createOn(t, s, day("2026-04-02"), day("2026-04-03"), day("2026-04-04"), day("2026-04-05"))
+		w.drop(t, in(stamps[2], "db"))
+		keepTwo := &backup.CleanupOptions{Confirm: true, Retention: &backup.Retention{Last: 1, MinKeep: 2}}
+		w.cleanup(t, s, keepTwo, backup.Cleanup{Kept: 2, Deleted: 2})
+		if diff := cmp.Diff(w.stamps(t, s), []string{stamps[3], stamps[1]}); diff != "" {
+			t.Errorf("left (-got +want):\n%s", diff)
+		}
+	})
+}
+
 func TestCleanupLooksAtTheNewestGoodOneOfEachSource(t *testing.T) {
 	eachFs(t, func(t *testing.T, w *world) {
 		s := w.small(t)

@@ -125,6 +125,9 @@ func (ss *session) readJournal(ctx context.Context) (*journal, error) {
 			err = ss.checkSwap(sw)
 		}
 	}
+	if err == nil {
+		err = ss.checkTrees(&j)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: nothing was touched: %w", ss.root.full(journalName), err)
 	}
@@ -168,6 +171,19 @@ func (ss *session) checkSwap(sw *swap) error {
 	for _, made := range sw.Made {
 		if !within(string(sw.Root), string(made)) {
 			return fmt.Errorf("source %q: directory %q", src.Name, made)
+		}
+	}
+	return nil
+}
+
+// checkTrees refuses a journal of a tree that was another directory then, in
+// the one that it is now.
+func (ss *session) checkTrees(j *journal) error {
+	for _, name := range j.sources() {
+		src, _ := ss.source(name)
+		isRoot := func(sw *swap) bool { return sw.Source == name && string(sw.Root) == src.Path }
+		if src.Kind == Tree && !slices.ContainsFunc(j.Swaps, isRoot) {
+			return fmt.Errorf("source %q: its path is %s now, and was another", name, src.Path)
 		}
 	}
 	return nil
@@ -374,7 +390,7 @@ func (ss *session) finish(ctx context.Context, j *journal, r *Recovery) error {
 		return nil
 	}
 	v := &restorer{session: ss, from: from, journal: j, meter: silentMeter()}
-	if err := v.assign(); err != nil {
+	if err := errors.Join(v.assign(), from.hash(ctx)); err != nil {
 		return err
 	}
 	err = v.verify(ctx)

@@ -83,7 +83,7 @@ func (r *restorer) checkSpace() error {
 }
 
 // checkMountPoints refuses to go on if a file that can only be overwritten may
-// not be written to, as one that is mounted read-only: in the middle of the
+// not be written to, as one that is mounted read-only, or has no room: in the middle of the
 // exchange is no time to find that out. Where mount points cannot be told, it
 // is, and all is undone.
 func (r *restorer) checkMountPoints(ctx context.Context) error {
@@ -99,11 +99,15 @@ func (r *restorer) checkMountPoints(ctx context.Context) error {
 			if !slices.Contains(sw.New, rawString(name)) {
 				continue
 			}
-			f, _, err := sw.dir.openRegular(ctx, name, os.O_WRONLY)
+			f, info, err := sw.dir.openRegular(ctx, name, os.O_WRONLY)
 			if err != nil {
 				return fmt.Errorf("source %q: a mount point, which can only be overwritten: %w", sw.Source, err)
 			}
 			f.Close() // nothing was written
+			more := sw.entry(name).Size - info.size
+			if free, err := freeBytes(sw.dir.full(name)); err == nil && more > free {
+				return fmt.Errorf("source %q: %w in %s: %d bytes more are needed, %d are free", sw.Source, ErrNoSpace, sw.dir.full(name), more, free)
+			}
 		}
 	}
 	return nil

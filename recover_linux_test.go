@@ -302,6 +302,29 @@ func TestLockIsNoLink(t *testing.T) {
 	}
 }
 
+// Whether a file has room to grow is up to the file system that it is mounted
+// from.
+func TestRestoreOfAMountedFileNeedsRoom(t *testing.T) {
+	w := osWorld(t)
+	w.mkdir(t, "small")
+	w.write(t, "live/f", strings.Repeat("n", 600<<10))
+	sources := []backup.Source{w.file("live/f")}
+	s := w.store(t, withSources(sources...))
+	stamp := mustCreate(t, s).Stamp
+	if err := unix.Mount("tmpfs", w.path("small"), "tmpfs", 0, "size=512k"); err != nil {
+		t.Skip("no mounts here: ", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(w.path("small"), unix.MNT_DETACH) })
+	w.write(t, "small/f", "old")
+	bind(t, w.path("small/f"), w.path("live/f"))
+	if _, err := s.Restore(t.Context(), stamp, confirmed); !errors.Is(err, backup.ErrNoSpace) {
+		t.Errorf("%v", err)
+	}
+	if got := w.read(t, "live/f"); got != "old" || w.pending(t) {
+		t.Errorf("there is %.10q", got)
+	}
+}
+
 // What the error of a restore that is pending says is where the old files are.
 func TestPendingRestoreSaysWhereTheMountedFileIs(t *testing.T) {
 	w := osWorld(t)

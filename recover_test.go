@@ -778,3 +778,45 @@ func TestRecoverWithoutTheSnapshots(t *testing.T) {
 		})
 	}
 }
+
+// The Python module's files have no checksum; those of its snapshot are there to
+// be compared with.
+func TestRecoverComparesThePythonModulesFiles(t *testing.T) {
+	w := osWorld(t)
+	w.python(t)
+	w.seed(t)
+	s, stopped := w.stopping(t, func(op, p string) bool {
+		return op == "create" && p == w.path(journalFile)+".tmp" && w.pending(t) && len(w.staged(t)) == 0 &&
+			strings.Contains(w.read(t, journalFile), `"phase": "swap"`)
+	})
+	if _, err := s.Restore(t.Context(), pythonSnapshot, confirmed); !stopped() {
+		t.Fatalf("not interrupted: %v", err)
+	}
+	const registry = "config/project-registry.json"
+	fi, err := w.fs.Stat(w.path(registry))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.write(t, registry, strings.Repeat("\x00", int(fi.Size())))
+	w.attribute(t, registry, fi.Mode(), fi.ModTime()) // it has rotted
+	if r, err := w.store(t).Recover(t.Context()); err != nil || r.Verified || r.Outcome != backup.RestoreUndone {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// A tree whose path is that of a directory above it now is another one.
+func TestRecoverRefusesATreeThatIsAnother(t *testing.T) {
+	w := osWorld(t)
+	w.write(t, "srv/tree/a", "old")
+	inner, outer := withSources(w.treeSource("srv/tree")), withSources(w.treeSource("srv"))
+	stamp := mustCreate(t, w.store(t, inner)).Stamp
+	s, stopped := w.stopping(t, func(op, p string) bool { return op == "rename" && strings.Contains(p, "/new/") }, inner)
+	if _, err := s.Restore(t.Context(), stamp, confirmed); !stopped() {
+		t.Fatalf("not interrupted: %v", err)
+	}
+	before := w.tree(t, ".")
+	if r, err := w.store(t, outer).Recover(t.Context()); !errors.Is(err, backup.ErrRecoveryPending) {
+		t.Errorf("%+v, %v", r, err)
+	}
+	mustBeSame(t, w.tree(t, "."), before)
+}

@@ -164,7 +164,7 @@ type candidate struct {
 	past    bool      // not dated after now
 	counts  bool      // takes part in the rules: good, past and no safety snapshot
 	keep    []string  // the reasons to keep it
-	support bool      // is the newest good one, of all or of a source: older ones may go because it is there
+	support bool      // is one of the good ones because of which others may go
 }
 
 func newestFirst(snapshots []Snapshot, now time.Time, loc *time.Location) []candidate {
@@ -345,13 +345,14 @@ func (r Retention) applyGuards(all []candidate, now time.Time) {
 		if c.counts {
 			good++
 		}
-		c.support = newest || c.counts && good == 1
+		newest = newest || c.counts && good == 1
+		c.support = newest || c.counts && good <= r.MinKeep
 		age := now.Sub(c.at)
 		for _, guard := range []struct {
 			holds  bool
 			reason string
 		}{
-			{c.support, "newest good"},
+			{newest, "newest good"},
 			{c.counts && good <= r.MinKeep && r.MinKeep > 1, minimum},
 			{c.Pinned, "pinned"},
 			{c.Origin == OriginPreRestore && age < safetyAge, "safety snapshot younger than 7 days"},
