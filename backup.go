@@ -36,8 +36,9 @@ type Config struct {
 	// Location is the calendar of Retention. If nil, UTC.
 	Location *time.Location
 
-	// BusyTimeout is how long to wait for a database that its writer has
-	// locked, before [ErrBusy]. If zero, 10 seconds.
+	// BusyTimeout is how long to wait, in all, for databases that their
+	// writers have locked, before [ErrBusy]: while one is waited for, the
+	// writers of others may have to wait, too. If zero, 10 seconds.
 	BusyTimeout time.Duration
 
 	// Logger hears what was done and what was found. If nil, silence.
@@ -46,8 +47,8 @@ type Config struct {
 	// Progress is called, from the goroutine of the operation, as bytes are
 	// copied or read back. Like every callback, it runs while the operation
 	// holds its locks: it must not call a method of a Store on the same Dir
-	// that changes anything, which may wait for itself until its context
-	// ends. If it panics, what is left is what a crash may leave. If nil,
+	// that changes anything, nor Validate of the snapshot that is at work,
+	// which may wait for itself until its context ends. If it panics, what is left is what a crash may leave. If nil,
 	// nothing is called.
 	Progress func(Progress)
 

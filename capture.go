@@ -48,6 +48,8 @@ type capture struct {
 	depth   scanDepth
 	targets []*target
 
+	patience *patience // with databases that are locked, in all: those that are pinned already wait, too
+
 	clones   cloning            // where the snapshots are
 	device   any                // which is there, if they can be made
 	previous map[string]*loaded // by source: see findPrevious
@@ -340,7 +342,7 @@ func (c *capture) pinTarget(ctx context.Context, t *target) error {
 		if err := findHeldFiles().checkDatabase(db); err != nil { // Quiesce took its time, and so did those before
 			return err
 		}
-		p, err := pinDatabase(ctx, db, c.cfg.BusyTimeout)
+		p, err := pinDatabase(ctx, db, c.patience)
 		if err == nil {
 			c.pins[db.full()] = p
 			if !p.still && c.canClone(p.info) {

@@ -3,8 +3,11 @@ package backup_test
 import (
 	"errors"
 	"io/fs"
+	"os"
 	"path"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -313,5 +316,45 @@ func TestSafetySnapshotFailsForWantOfDescriptorsAndRoom(t *testing.T) {
 				t.Errorf("(-before +after):\n%s", diff)
 			}
 		})
+	}
+}
+
+// Who overwrites a database in its place, past SQLite's locks, tears the copy:
+// that is said.
+func TestDatabaseThatIsOverwrittenInItsPlaceIsNoted(t *testing.T) {
+	for _, mode := range []string{"wal", "delete"} {
+		for _, kind := range []backup.Kind{backup.Database, backup.Tree} {
+			t.Run(mode+"_"+string(kind), func(t *testing.T) {
+				onOneCore(t) // so that the hook is called in the middle of the copy
+				w := osWorld(t)
+				w.bookkeeping(t, "data/app.db", mode, 3)
+				w.bookkeeping(t, "other.db", mode, 3)
+				w.exec(t, "other.db", "UPDATE bulk SET b = randomblob(1048576)")
+				src := w.database("data/app.db")
+				if kind == backup.Tree {
+					src = w.treeSource("data")
+				}
+				overwrite := sync.OnceFunc(func() {
+					data := []byte(w.read(t, "other.db"))
+					f, err := os.OpenFile(w.path("data/app.db"), os.O_WRONLY, 0)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					_, err = f.Write(data)
+					if err := errors.Join(err, f.Close()); err != nil {
+						t.Error(err)
+					}
+				})
+				s := w.store(t, withSources(src), onProgress(t, src.Name, overwrite))
+				snap, err := s.Create(t.Context(), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !slices.Contains(codes(snap.Problems), backup.CodeFileChanged) {
+					t.Errorf("problems: %v", snap.Problems)
+				}
+			})
+		}
 	}
 }

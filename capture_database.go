@@ -30,7 +30,7 @@ func (c *copier) copyDatabase(ctx context.Context, from place, to string) (e *en
 	if err != nil {
 		return nil, err
 	}
-	sum, err := c.copyHot(ctx, from, fi, out)
+	sum, err := c.copyHot(ctx, from, fi, out, to)
 	if err == nil {
 		e, err = c.record(ctx, out, to, fi, sum)
 	}
@@ -59,7 +59,7 @@ func (c *copier) copyDatabase(ctx context.Context, from place, to string) (e *en
 func (c *capture) mayCopyRaw(err error) bool { return c.lenient || isDamage(err) }
 
 // copyHot returns the SHA-256 of the copy, if it comes by the way.
-func (c *copier) copyHot(ctx context.Context, from place, fi fileInfo, out place) (sum string, err error) {
+func (c *copier) copyHot(ctx context.Context, from place, fi fileInfo, out place, to string) (sum string, err error) {
 	if c.t.DB != nil {
 		return "", c.vacuumInto(ctx, out)
 	}
@@ -69,13 +69,7 @@ func (c *copier) copyHot(ctx context.Context, from place, fi fileInfo, out place
 	}
 	defer p.close()
 	if main, size, ok := p.mainFile(); ok {
-		src := c.cloneable(main)
-		err := out.dir.createCopy(out.name, src, size, func(dst newFile) error {
-			done, err := copyHashed(ctx, dst, src, size, c.moved)
-			sum = done.sha256
-			return err
-		})
-		return sum, err
+		return c.copyMain(ctx, main, size, out, to)
 	}
 	return "", out.dir.createFile(out.name, func(f afero.File) error {
 		w := &writeErrors{File: f}
@@ -88,6 +82,32 @@ func (c *copier) copyHot(ctx context.Context, from place, fi fileInfo, out place
 		}
 		return aferovfs.CompleteChecksums(ctx, f)
 	})
+}
+
+// copyMain copies the main file of a pinned database. SQLite's locks keep that as
+// it is; who goes past them, and is seen to, has torn the copy.
+func (c *copier) copyMain(ctx context.Context, main osFile, size int64, out place, to string) (sum string, err error) {
+	before, err := main.Stat()
+	if err != nil {
+		return "", sourceError{err}
+	}
+	src := c.cloneable(main)
+	err = out.dir.createCopy(out.name, src, size, func(dst newFile) error {
+		done, err := copyHashed(ctx, dst, src, size, c.moved)
+		sum = done.sha256
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	after, err := main.Stat()
+	if err != nil {
+		return "", sourceError{err}
+	}
+	if after.Size() != before.Size() || !after.ModTime().Equal(before.ModTime()) {
+		c.note(CodeFileChanged, c.t, to, "written to under the copy by who takes no notice of SQLite's locks, as cp does")
+	}
+	return sum, nil
 }
 
 // pinned returns the pin of a database, which is the caller's now, or pins it
@@ -105,11 +125,10 @@ func (c *capture) pinned(ctx context.Context, db place, fi fileInfo) (*pin, erro
 	if p != nil { // of a file that is not there any more
 		p.close()
 	}
-	patience := c.cfg.BusyTimeout
 	if tried {
-		patience = 0
+		return pinDatabase(ctx, db, nil)
 	}
-	return pinDatabase(ctx, db, patience)
+	return pinDatabase(ctx, db, newPatience(c.cfg.BusyTimeout, nil))
 }
 
 // writeErrors remembers whether writing failed, so that a failed copy can be

@@ -77,13 +77,7 @@ func (f *finishedCopy) open(release func() error) (*conn, error) {
 func (f *finishedCopy) runChecks(c *conn, host hostCheck) ([]Problem, error) {
 	rows, err := f.integrityCheck(c)
 	if errors.Is(err, errNotPrepared) && !isDamage(err) {
-		// The schema needs collations or functions that the host did not
-		// register with sqlite3.AutoExtension. To compare the order of an
-		// index and to test constraints takes them; the rest does not.
-		err = errors.Join(c.AnyCollationNeeded(), c.Exec("PRAGMA ignore_check_constraints=ON"))
-		if err == nil {
-			rows, err = runPragma(c, quickCheck)
-		}
+		rows, err = f.checkWithoutTheHost(c)
 	}
 	if err != nil {
 		return nil, err
@@ -101,6 +95,33 @@ func (f *finishedCopy) runChecks(c *conn, host hostCheck) ([]Problem, error) {
 		}
 	}
 	return problems, nil
+}
+
+// checkWithoutTheHost is integrityCheck for a schema that needs collations or
+// functions that the host did not register with sqlite3.AutoExtension. To compare
+// the order of an index and to test constraints takes them; the rest does not.
+// Tables that need none are checked like any other.
+func (f *finishedCopy) checkWithoutTheHost(c *conn) (found []string, err error) {
+	if err := c.Exec("PRAGMA ignore_check_constraints=ON"); err != nil {
+		return nil, err
+	}
+	if f.level == ValidateFull {
+		for _, part := range f.parts(c) {
+			if part == quickCheck {
+				continue
+			}
+			rows, err := runPragma(c, part)
+			if err != nil && (!errors.Is(err, errNotPrepared) || isDamage(err)) {
+				return nil, err
+			}
+			found = append(found, rows...)
+		}
+	}
+	if err := c.AnyCollationNeeded(); err != nil {
+		return nil, err
+	}
+	rows, err := runPragma(c, quickCheck)
+	return append(rows, found...), err
 }
 
 // SQLite's checks: https://sqlite.org/pragma.html#pragma_integrity_check.

@@ -193,7 +193,11 @@ func (s *Store) Delete(ctx context.Context, stamp string) error {
 	if _, err := parseStamp(stamp); err != nil {
 		return fmt.Errorf("backup: delete: %w", err)
 	}
-	if err := s.deleteOne(ctx, stamp); err != nil {
+	err := ctx.Err()
+	if err == nil {
+		err = s.deleteOne(ctx, stamp)
+	}
+	if err != nil {
 		return fmt.Errorf("backup: delete %s: %w", stamp, err)
 	}
 	return nil

@@ -568,6 +568,19 @@ func TestCleanupWhereItCannotLook(t *testing.T) {
 	}
 }
 
+func TestDeleteCancelled(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		s := w.small(t)
+		stamp := w.create(t, s).Stamp
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := s.Delete(ctx, stamp); !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+		mustBeValid(t, s, stamp)
+	})
+}
+
 func TestCleanupCancelled(t *testing.T) {
 	w := newWorld(t, afero.NewMemMapFs(), "/srv")
 	stamps := w.createOn(t, w.small(t), day("2026-04-01"), day("2026-04-02"), day("2026-04-03"))

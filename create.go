@@ -209,7 +209,8 @@ func notRemoved(err error) error {
 func (s *Store) newCapture(req createRequest) *capture {
 	return &capture{
 		Store: s, lenient: req.lenient, apart: req.apart, held: findHeldFiles(), meter: s.newMeter("create"),
-		pins: make(map[string]*pin), unpinned: make(map[string]bool),
+		patience: newPatience(s.cfg.BusyTimeout, nil),
+		pins:     make(map[string]*pin), unpinned: make(map[string]bool),
 	}
 }
 

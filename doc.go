@@ -66,8 +66,9 @@
 //     was written is removed when Create fails or is cancelled. What a
 //     killed one leaves is listed as incomplete and never restored.
 //   - [ErrNoSpace] comes before anything is written, where the file system
-//     tells how much is free. (What should be a clone is taken to need none.
-//     If it turns out not to be one, the full disk's own error may come later.)
+//     tells how much is free. (What should be a clone is taken to need none,
+//     and a file no more than its bytes. Where that is too little, as where
+//     there are very many files, the full disk's own error comes later.)
 //
 // Validate:
 //
@@ -104,7 +105,9 @@
 //     or somebody has worked with the files since.
 //   - What is written between the safety snapshot and the exchange is
 //     noticed, and stops the restore: by size, time of modification and, where
-//     the file system has one, that of the last change in any way (ctime).
+//     the file system has one, that of the last change in any way (ctime). So
+//     is, by size and time of modification, what is written to the old files
+//     until the new ones are in place and verified: then all is undone.
 //   - A -wal, -shm or -journal of the old database never meets the new one.
 //     The old files move together.
 //   - What is staged is synced, read back and compared with the manifest
@@ -155,7 +158,8 @@
 //     snapshot or a tree; pipes and devices are never read, nor waited for.
 //   - A malformed database does not take the host down, and does not keep it
 //     past the end of the context (but for one made for that purpose: see
-//     below).
+//     below). Nor does who truncates the -shm of one take the host down; but
+//     that database may then be out of reach for as long as the process lasts.
 //   - Memory is bounded by the number of files, not by their bytes.
 //   - Errors name paths and codes, and never quote files. (What SQLite finds
 //     names tables and indexes.) They match the variables and the [Code]
@@ -185,11 +189,20 @@
 //     then those in Trees. It waits as long as its own busy timeout says.
 //   - A context ends a check between the steps of SQLite. One call of a
 //     function in a schema made for the purpose, such as instr of two huge
-//     values in a CHECK, is not ended by it.
+//     values in a CHECK, is not ended by it. Nor is the checkpoint of a log,
+//     which takes a second or two where that has grown to a gigabyte.
+//   - Who overwrites a database in its place and past SQLite's locks, as cp
+//     does, is seen by its size and times at the beginning of the copy and
+//     at its end, and noted. What was overwritten in part by then is not.
 //   - A database with 8 reserved bytes per page that are not the checksums of
 //     https://sqlite.org/cksumvfs.html cannot be copied.
-//   - A database in WAL mode cannot be copied from a read-only mount: whoever
-//     reads it writes to its -shm.
+//   - A database in WAL mode cannot be copied from a read-only mount, nor from
+//     a full disk if nobody has it open: whoever reads it writes to its -shm.
+//   - A database in a Tree whose name is longer than 247 bytes is copied as it
+//     lies, as SQLite has no name for its journal: see [CodeRawCopy].
+//   - Indexes and constraints of a table that needs a function or a collation
+//     of the host's are not checked, unless the host registers those for all
+//     connections, by sqlite3.AutoExtension. Other tables of its database are.
 //   - SQLite's checks are those of the release in go.mod. An index on an
 //     expression, or on a generated column, that computes with floating-point
 //     numbers (round(x*1.19, 2), CAST(x AS TEXT)) may hold others than that

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -108,6 +109,9 @@ func nativePath(fsys afero.Fs, p string) (string, bool) {
 // nativeBase asks a BasePathFs for its base by opening it: what it wraps is
 // not to be had otherwise.
 func nativeBase(fsys *afero.BasePathFs) (string, bool) {
+	if hides(reflect.ValueOf(fsys)) {
+		return "", false
+	}
 	f, err := fsys.Open(string(filepath.Separator))
 	if err != nil {
 		return "", false
@@ -124,6 +128,23 @@ func nativeBase(fsys *afero.BasePathFs) (string, bool) {
 			return "", false
 		}
 	}
+}
+
+// hides reports whether a *BasePathFs is known to be over something that is not
+// the operating system's file system, such as an afero.ReadOnlyFs, whose files
+// may look as if it were.
+func hides(base reflect.Value) bool {
+	source := base.Elem().FieldByName("source")
+	if !source.IsValid() || source.Kind() != reflect.Interface {
+		return false
+	}
+	switch inner := source.Elem(); inner.Type() {
+	case reflect.TypeFor[*afero.OsFs](), reflect.TypeFor[afero.OsFs]():
+		return false
+	case reflect.TypeFor[*afero.BasePathFs]():
+		return hides(inner)
+	}
+	return true
 }
 
 // openDir opens the directory p of fsys. The caller closes it.

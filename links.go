@@ -21,6 +21,16 @@ const maxLinks = 40
 // followLinks returns what p stands for: itself, unless its last element is
 // a symbolic link.
 func followLinks(fsys afero.Fs, p string) (string, error) {
+	if native, ok := nativePath(fsys, p); ok {
+		if fi, err := os.Lstat(native); err != nil || fi.Mode()&fs.ModeSymlink == 0 {
+			return p, nil // what is wrong with it is for who opens it
+		}
+		real, _, err := resolve(native) // a ".." in a link is what that leads to, and not what is before it
+		if err != nil {
+			return "", err
+		}
+		return pathOf(fsys, real)
+	}
 	for range maxLinks {
 		d, err := openDirOrNone(fsys, filepath.Dir(p))
 		if err != nil || d == nil {
@@ -32,11 +42,9 @@ func followLinks(fsys afero.Fs, p string) (string, error) {
 			return p, err
 		}
 		if !filepath.IsAbs(target) {
-			target = filepath.Join(realPath(fsys, filepath.Dir(p)), target)
+			target = filepath.Join(filepath.Dir(p), target)
 		}
-		if p, err = pathOf(fsys, target); err != nil {
-			return "", err
-		}
+		p = target
 	}
 	return "", &fs.PathError{Op: "open", Path: p, Err: syscall.ELOOP}
 }

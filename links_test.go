@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/afero"
+
 	"github.com/atocore/backup"
 )
 
@@ -98,4 +100,47 @@ func TestLinksInACircleAreRefused(t *testing.T) {
 	if _, ok := errors.AsType[*fs.PathError](err); !ok {
 		t.Errorf("got %v", err)
 	}
+}
+
+// ".." in a link is the parent of what the elements before it lead to, which may
+// lie elsewhere: see path_resolution(7).
+func TestParentInALink(t *testing.T) {
+	w := osWorld(t)
+	w.exec(t, "real.db", "CREATE TABLE t (x); INSERT INTO t VALUES ('stranger')")
+	w.exec(t, "v2/real.db", "CREATE TABLE t (x); INSERT INTO t VALUES ('live')")
+	w.mkdir(t, "v2/current")
+	w.symlink(t, "v2/current", "current")
+	w.symlink(t, "current/../real.db", "app.db")
+	s := w.store(t, withSources(w.database("app.db")))
+	snap := mustCreate(t, s)
+	if got := w.queryCopy(t, snap, "db/app.db", "SELECT x FROM t"); got != "live" {
+		t.Errorf("copied that of %q", got)
+	}
+	w.exec(t, "v2/real.db", "UPDATE t SET x = 'later'")
+	w.restore(t, s, snap.Stamp)
+	for name, want := range map[string]string{"v2/real.db": "live", "real.db": "stranger"} {
+		if got := w.query(t, name, "SELECT x FROM t"); got != want {
+			t.Errorf("%s is that of %q, want %q", name, got, want)
+		}
+	}
+}
+
+// Nothing is written past an afero.ReadOnlyFs, whatever it is wrapped in.
+func TestStoreOnAReadOnlyFsIsReadOnly(t *testing.T) {
+	w := osWorld(t)
+	w.write(t, "f", "x")
+	w.mkdir(t, "backups/snapshots")
+	for name, fsys := range map[string]afero.Fs{
+		"wrapped":       afero.NewBasePathFs(afero.NewReadOnlyFs(afero.NewOsFs()), w.root),
+		"wrapped_twice": afero.NewBasePathFs(afero.NewBasePathFs(afero.NewReadOnlyFs(afero.NewOsFs()), "/"), w.root),
+	} {
+		s, err := backup.New(backup.Config{Dir: "/backups", Fs: fsys, Sources: []backup.Source{{Name: "f", Kind: backup.File, Path: "/f"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if snap, err := s.Create(t.Context(), nil); err == nil {
+			t.Errorf("%s: created %s", name, snap.Stamp)
+		}
+	}
+	w.mustHaveNoSnapshots(t)
 }

@@ -71,12 +71,16 @@ func TestSchemaOfUnknownThingsIsNoDamage(t *testing.T) {
 	}
 }
 
+const duplicateInUnique = "CREATE TABLE u (x); CREATE INDEX i ON u (x); INSERT INTO u VALUES (1), (1); UPDATE sqlite_schema SET sql = 'CREATE UNIQUE INDEX i ON u (x)' WHERE name = 'i';"
+
 // wrongSchemas are SQL that makes a database wrong, and a word of what is said
 // of it.
 var wrongSchemas = map[string]struct{ sql, detail string }{
 	"check_that_fails":     {"PRAGMA ignore_check_constraints=ON; CREATE TABLE c (x CHECK (x > 9)); INSERT INTO c VALUES (1)", "CHECK"},
 	"null_in_not_null":     {"CREATE TABLE n (x); INSERT INTO n VALUES (NULL); UPDATE sqlite_schema SET sql = 'CREATE TABLE n (x NOT NULL)' WHERE name = 'n'", "NULL"},
-	"duplicate_in_unique":  {"CREATE TABLE u (x); CREATE INDEX i ON u (x); INSERT INTO u VALUES (1), (1); UPDATE sqlite_schema SET sql = 'CREATE UNIQUE INDEX i ON u (x)' WHERE name = 'i'", "unique"},
+	"duplicate_in_unique":  {duplicateInUnique, "unique"},
+	"beside_a_function":    {"CREATE TABLE z (x CHECK (length(x) < 9));" + duplicateInUnique + "UPDATE sqlite_schema SET sql = replace(sql, 'length', 'absent') WHERE name = 'z'", "unique"},
+	"beside_a_collation":   {"CREATE TABLE z (x TEXT COLLATE NOCASE UNIQUE);" + duplicateInUnique + "UPDATE sqlite_schema SET sql = replace(sql, 'NOCASE', 'ABSENT') WHERE name = 'z'", "unique"},
 	"syntax_error":         {"UPDATE sqlite_schema SET sql = 'CREATE TABLE t (' WHERE name = 't'", "malformed"},
 	"no_sql":               {"UPDATE sqlite_schema SET sql = NULL WHERE name = 't'", "malformed"},
 	"root_page_of_another": {"CREATE TABLE o (x); UPDATE sqlite_schema SET rootpage = 2", ""},

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -368,5 +369,37 @@ func TestDamagedDatabaseIsRestoredOverAndBroughtBack(t *testing.T) {
 				w.restore(t, s, r.SafetyStamp) // or the test fails
 			}
 		})
+	}
+}
+
+const truncatedIndexEnv = "BACKUP_TEST_TRUNCATED_INDEX" // the directory of the world
+
+// TestTruncatedIndexProcess is a part of another test; by itself it is none.
+func TestTruncatedIndexProcess(t *testing.T) {
+	root := os.Getenv(truncatedIndexEnv)
+	if root == "" {
+		t.Skip("a part of other tests")
+	}
+	w := &world{fs: afero.NewOsFs(), root: root, now: start}
+	s := w.store(t, withSources(w.database("app.db")))
+	var truncating sync.WaitGroup
+	truncating.Go(func() {
+		for range 20_000 {
+			_ = os.Truncate(w.path("app.db-shm"), 0) // if it is there
+		}
+	})
+	_, _ = s.Create(t.Context(), nil) // it may fail
+	truncating.Wait()
+}
+
+// Who truncates the index of a log, which is mapped, makes an error of what
+// would be the end of a program in C.
+func TestTruncatedIndexDoesNotTakeTheHostDown(t *testing.T) {
+	w := osWorld(t)
+	w.exec(t, "app.db", "PRAGMA journal_mode=WAL; CREATE TABLE t (x); INSERT INTO t VALUES (1)")
+	cmd := rerun(t, "TestTruncatedIndexProcess", truncatedIndexEnv+"="+w.root)
+	cmd.Stderr = nil
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v: %.500s", err, out)
 	}
 }

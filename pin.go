@@ -31,8 +31,8 @@ type pin struct {
 }
 
 // pinDatabase starts a read transaction on the live database at db, waiting
-// at most patience for a writer that has it locked.
-func pinDatabase(ctx context.Context, db place, patience time.Duration) (p *pin, err error) {
+// with patience for a writer that has it locked.
+func pinDatabase(ctx context.Context, db place, patience *patience) (p *pin, err error) {
 	l, err := openLive(ctx, db, patience)
 	if err != nil {
 		return nil, err
@@ -44,7 +44,7 @@ func pinDatabase(ctx context.Context, db place, patience time.Duration) (p *pin,
 		}
 	}()
 	return p, guard(func() error {
-		letGo, err := p.holdWriters(ctx)
+		letGo, err := p.holdWriters(ctx, patience)
 		if err != nil {
 			return err
 		}
@@ -89,7 +89,7 @@ func foldLog(ctx context.Context, db place) {
 	if err != nil || fi.size < longLog || !db.dir.native || locksForbid {
 		return
 	}
-	l, err := openLive(ctx, db, 0)
+	l, err := openLive(ctx, db, nil)
 	if err != nil {
 		return
 	}
@@ -109,7 +109,7 @@ func foldLog(ctx context.Context, db place) {
 // holdWriters holds off the writers of a database in WAL mode, and checkpoints
 // the log, so that what is pinned next is all in the main file, until letGo is
 // called. A log that a crashed service has left is not ours to checkpoint.
-func (p *pin) holdWriters(ctx context.Context) (letGo func() error, err error) {
+func (p *pin) holdWriters(ctx context.Context, patience *patience) (letGo func() error, err error) {
 	letGo = func() error {
 		wal, err := p.isWAL() // now that a hot journal is rolled back
 		p.still = !wal
@@ -122,11 +122,11 @@ func (p *pin) holdWriters(ctx context.Context) (letGo func() error, err error) {
 	if err != nil || !wal || p.keepLog {
 		return letGo, err
 	}
-	writer, err := openLive(ctx, p.db, holdPatience)
+	writer, err := openLive(ctx, p.db, newPatience(holdPatience, patience))
 	if err != nil {
 		return letGo, nil // to be told by who cannot do without
 	}
-	folder, err := openLive(ctx, p.db, 0) // its own: no connection checkpoints in a transaction
+	folder, err := openLive(ctx, p.db, nil) // its own: no connection checkpoints in a transaction
 	if err != nil {
 		writer.Close() // nothing was written through it
 		return letGo, nil

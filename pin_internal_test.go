@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/ncruces/go-sqlite3"
 	"github.com/spf13/afero"
@@ -25,6 +26,22 @@ func connect(t *testing.T, path, sql string) *sqlite3.Conn {
 	return c
 }
 
+// While one database is waited for, the writers of those that are pinned already
+// wait, too: all of them share one patience.
+func TestPatienceIsShared(t *testing.T) {
+	all := newPatience(50*time.Millisecond, nil)
+	part := newPatience(20*time.Millisecond, all)
+	waits := func(p *patience) (n int) {
+		for p.wait(t.Context(), n) {
+			n++
+		}
+		return n
+	}
+	if of, rest, none := waits(part), waits(newPatience(time.Hour, all)), waits(nil); of != 4 || rest != 6 || none != 0 {
+		t.Errorf("waited %d, %d and %d times", of, rest, none)
+	}
+}
+
 // A service is stopped, gets another database, and is started again, while a
 // connection of ours has the old one open and has not read it yet. The log that
 // it finds then is the new one's: folded into the old one, it would be lost.
@@ -42,7 +59,7 @@ func TestLogOfADatabaseThatHasBeenReplacedIsNotOurs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer at.close()
-	ours, err := openLive(t.Context(), place{at, name}, 0)
+	ours, err := openLive(t.Context(), place{at, name}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,13 +102,13 @@ func TestWritersAreNotHeldForALongLog(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer at.close()
-			l, err := openLive(t.Context(), place{at, name}, 0)
+			l, err := openLive(t.Context(), place{at, name}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			p := pin{live: l}
 			defer p.close()
-			letGo, err := p.holdWriters(t.Context())
+			letGo, err := p.holdWriters(t.Context(), nil)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -435,13 +435,15 @@ func TestProcessesThatRaceForAStampGetOneEach(t *testing.T) {
 func (w *world) mustNotBeRemoved(t *testing.T, s *backup.Store, stamp string, store bool) {
 	t.Helper()
 	before := w.tree(t, in(stamp, ""))
-	done, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := s.Delete(done, stamp); !errors.Is(err, backup.ErrBusy) {
+	impatient := func() context.Context {
+		ctx, cancel := context.WithCancel(t.Context())
+		return &waiting{Context: ctx, enough: 1, waited: cancel}
+	}
+	if err := s.Delete(impatient(), stamp); !errors.Is(err, backup.ErrBusy) {
 		t.Errorf("delete: got %v, want %v", err, backup.ErrBusy)
 	}
 	if store {
-		if _, err := s.Cleanup(done, removeAllButNewest); !errors.Is(err, backup.ErrBusy) {
+		if _, err := s.Cleanup(impatient(), removeAllButNewest); !errors.Is(err, backup.ErrBusy) {
 			t.Errorf("cleanup: got %v, want %v", err, backup.ErrBusy)
 		}
 	} else if _, err := s.Cleanup(t.Context(), removeAllButNewest); err != nil {

@@ -9,7 +9,9 @@ import (
 	"io/fs"
 	"net/url"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/ncruces/go-sqlite3"
@@ -45,8 +47,10 @@ var sidecars = []string{"-wal", "-shm", "-journal"}
 
 // guard calls fn and makes an error of a panic: the driver panics when
 // SQLite runs out of memory, and a malformed database must not be able to
-// take the host down.
+// take the host down. Nor must whoever truncates the index of a WAL, which the
+// driver maps: see [debug.SetPanicOnFault].
 func guard(fn func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("sqlite: panic: %v", r)
@@ -318,7 +322,7 @@ func isDamage(err error) bool {
 // all the same, as SQLite must roll back a hot journal before anything can
 // be read, and make the WAL's index; where that is not permitted, it reads
 // as best it can.
-func openLive(ctx context.Context, db place, patience time.Duration) (*live, error) {
+func openLive(ctx context.Context, db place, patience *patience) (*live, error) {
 	info, err := checkLive(ctx, db)
 	if err != nil {
 		return nil, err
@@ -340,7 +344,7 @@ func openLive(ctx context.Context, db place, patience time.Duration) (*live, err
 		if err := l.lookBeside(ctx); err != nil {
 			return err
 		}
-		if err := c.BusyHandler(waitBusy(patience)); err != nil {
+		if err := c.BusyHandler(patience.wait); err != nil {
 			return err
 		}
 		if !db.dir.native {
@@ -354,16 +358,29 @@ func openLive(ctx context.Context, db place, patience time.Duration) (*live, err
 	return l, nil
 }
 
-// waitBusy returns a busy handler that gives up after patience or with its
+// A patience is how long may still be waited for databases that are locked. nil
+// is none.
+type patience struct {
+	left atomic.Int64 // nanoseconds
+	of   *patience    // which it is a part of, if not nil
+}
+
+func newPatience(d time.Duration, of *patience) *patience {
+	p := &patience{of: of}
+	p.left.Store(int64(d))
+	return p
+}
+
+// wait is a busy handler that gives up at the end of a patience, or with its
 // context. See https://sqlite.org/c3ref/busy_handler.html.
-func waitBusy(patience time.Duration) func(ctx context.Context, count int) bool {
+func (p *patience) wait(ctx context.Context, _ int) bool {
 	const pause = 5 * time.Millisecond
-	return func(ctx context.Context, count int) bool {
-		if time.Duration(count)*pause >= patience {
+	for q := p; q != nil; q = q.of {
+		if q.left.Add(-int64(pause)) < 0 {
 			return false
 		}
-		return sleep(ctx, pause) == nil
 	}
+	return p != nil && sleep(ctx, pause) == nil
 }
 
 // explain makes SQLite's word for a lock that was not to be had ours too, and
@@ -421,7 +438,7 @@ func problemOf(op string, err error) []Problem {
 // database open: a connection in WAL mode that has read anything, or one
 // within a transaction. It leaves the database and its WAL as they are.
 func probeRunning(ctx context.Context, db place) error {
-	l, err := openLive(ctx, db, 0)
+	l, err := openLive(ctx, db, nil)
 	if errors.Is(err, errReplaced) {
 		return err // who swaps files here has not been stopped
 	}
