@@ -1,6 +1,8 @@
 package backup
 
 import (
+	"sync"
+
 	"github.com/spf13/afero"
 )
 
@@ -29,15 +31,22 @@ func (d *dir) beginBatch(files int) error {
 	return err
 }
 
-// endBatch makes durable all that was put off. It may only be called once: a
-// sync that failed is not to be repeated and believed.
-func (d *dir) endBatch() error {
-	if d.batch == nil {
-		return nil
-	}
-	err := d.batch()
+// endBatch begins to make durable all that was put off. The caller, who may read
+// what was written meanwhile, then calls wait, before d is closed: for its end,
+// and for what came of it. That is all there is: a sync that failed is not to be
+// repeated and believed.
+func (d *dir) endBatch() (wait func() error) {
+	b := d.batch
 	d.dropBatch()
-	return err
+	switch {
+	case b == nil:
+		return func() error { return nil }
+	case !d.native:
+		return sync.OnceValue(b)
+	}
+	done := make(chan error, 1)
+	go func() { done <- b() }()
+	return sync.OnceValue(func() error { return <-done })
 }
 
 // dropBatch ends a batch of which nothing will be used.

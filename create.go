@@ -189,10 +189,12 @@ func (ss *session) createOnce(ctx context.Context, req createRequest) (snap *Sna
 	if err := ss.writeManifest(ctx, out, c.entries, m); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(out.syncDir("."), out.endBatch()); err != nil {
+	if err := out.syncDir("."); err != nil {
 		return nil, err
 	}
-	return ss.seal(ctx, out, m, c, req.sources)
+	synced := out.endBatch()
+	defer synced() // it uses out; its error is told
+	return ss.seal(ctx, out, m, c, req.sources, synced)
 }
 
 // errNotRemoved: something is left of a snapshot that there is not to be.
@@ -284,10 +286,9 @@ func (ss *session) writeManifest(ctx context.Context, out *dir, entries manifest
 	return err
 }
 
-// seal validates what was written, from disk, and then writes the metadata,
-// with which the snapshot begins to exist. All that they speak of is durable
-// by then.
-func (ss *session) seal(ctx context.Context, out *dir, m *metadata, c *capture, sources []Source) (*Snapshot, error) {
+// seal validates what was written and then writes the metadata, with which the
+// snapshot begins to exist. All that they speak of is durable by then.
+func (ss *session) seal(ctx context.Context, out *dir, m *metadata, c *capture, sources []Source, synced func() error) (*Snapshot, error) {
 	for _, src := range m.Sources {
 		m.Files += src.Files
 		m.Bytes += src.Bytes
@@ -298,7 +299,7 @@ func (ss *session) seal(ctx context.Context, out *dir, m *metadata, c *capture, 
 	if err == nil {
 		err = v.checkShared(c.entries)
 	}
-	if err != nil {
+	if err = errors.Join(err, synced()); err != nil {
 		return nil, err
 	}
 	c.meter.finish()

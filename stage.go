@@ -80,7 +80,7 @@ func (r *restorer) stageSwap(ctx context.Context, sw *swap) error {
 	if err := r.stageEntries(ctx, sw); err != nil {
 		return err
 	}
-	if err := sw.dir.endBatch(); err != nil {
+	if err := sw.dir.endBatch()(); err != nil {
 		return err
 	}
 	return errors.Join(sw.dir.syncDir(path.Join(sw.Staging, "new")), sw.dir.syncDir(sw.Staging), sw.dir.syncDir("."))
