@@ -221,7 +221,8 @@
 //     and not like a file, as it is where older readers keep the WAL from
 //     being checkpointed, or writers leave no moment for it. A -wal and -shm
 //     that come of it have the mode and, if we may say so, the owner of the
-//     database.
+//     database: a moment after they are made, as with any client of the
+//     superuser's.
 //   - As for any client, a database must not be replaced by a rename while
 //     Create has it open, nor be written to by two of its names: its WAL is
 //     known by its name. See https://sqlite.org/howtocorrupt.html. A database

@@ -11,7 +11,9 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -326,5 +328,30 @@ func TestWaitForALeaseEndsWithTheContext(t *testing.T) {
 				t.Errorf("opened again: %v: the lease has been waited for", err)
 			}
 		})
+	}
+}
+
+// What is read keeps its time of access: to write it to the disk for each file
+// would be half of the work.
+func TestCreateLeavesTheTimesOfAccess(t *testing.T) {
+	w := osWorld(t)
+	w.write(t, "tree/d/f", "x")
+	w.exec(t, "tree/app.db", "CREATE TABLE t (x)")
+	long := start.Add(-time.Hour)
+	names := []string{"tree", "tree/d", "tree/d/f"}
+	for _, name := range names {
+		if err := os.Chtimes(w.path(name), long, start); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustCreate(t, w.store(t, withSources(w.treeSource("tree"))))
+	for _, name := range names {
+		fi, err := os.Stat(w.path(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := time.Unix(fi.Sys().(*syscall.Stat_t).Atim.Unix()); !got.Equal(long) {
+			t.Errorf("%s was read at %v, it says", name, got)
+		}
 	}
 }
