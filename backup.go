@@ -36,9 +36,10 @@ type Config struct {
 	// Location is the calendar of Retention. If nil, UTC.
 	Location *time.Location
 
-	// BusyTimeout is how long to wait, in all, for databases that their
-	// writers have locked, before [ErrBusy]: while one is waited for, the
-	// writers of others may have to wait, too. If zero, 10 seconds.
+	// BusyTimeout is how long to wait for databases that their writers have
+	// locked, before [ErrBusy]: in all for those whose copies begin together,
+	// as the writers of the others may have to wait meanwhile, and for each
+	// that waits for its turn. If zero, 10 seconds.
 	BusyTimeout time.Duration
 
 	// Logger hears what was done and what was found. If nil, silence.

@@ -31,17 +31,23 @@ func (d *dir) beginBatch(files int) error {
 	return err
 }
 
-// endBatch begins to make durable all that was put off. The caller, who may read
-// what was written meanwhile, then calls wait, before d is closed: for its end,
-// and for what came of it. That is all there is: a sync that failed is not to be
-// repeated and believed.
-func (d *dir) endBatch() (wait func() error) {
+// endBatch makes durable all that was put off.
+func (d *dir) endBatch() error {
+	wait := d.startSync()
+	return wait()
+}
+
+// startSync begins to do what endBatch does. The caller, who may read what was
+// written meanwhile, then calls wait, before d is closed: for its end, and for
+// what came of it. That is all there is: a sync that failed is not to be repeated
+// and believed.
+func (d *dir) startSync() (wait func() error) {
 	b := d.batch
 	d.dropBatch()
 	switch {
 	case b == nil:
 		return func() error { return nil }
-	case !d.native:
+	case !d.native: // which may not be made for two goroutines
 		return sync.OnceValue(b)
 	}
 	done := make(chan error, 1)

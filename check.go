@@ -102,22 +102,26 @@ func (f *finishedCopy) runChecks(c *conn, host hostCheck) ([]Problem, error) {
 // the order of an index and to test constraints takes them; the rest does not.
 // Tables that need none are checked like any other.
 func (f *finishedCopy) checkWithoutTheHost(c *conn) (found []string, err error) {
-	if err := c.Exec("PRAGMA ignore_check_constraints=ON"); err != nil {
+	all, err := tables(c)
+	if err != nil {
 		return nil, err
 	}
-	if f.level == ValidateFull {
-		for _, part := range f.parts(c) {
-			if part == quickCheck {
-				continue
-			}
-			rows, err := runPragma(c, part)
-			if err != nil && (!errors.Is(err, errNotPrepared) || isDamage(err)) {
-				return nil, err
-			}
-			found = append(found, rows...)
-		}
+	pragma := integrityCheck
+	if f.level == ValidateQuick {
+		pragma = quickCheck
 	}
-	if err := c.AnyCollationNeeded(); err != nil {
+	for _, t := range all {
+		part, ok := t.part(pragma)
+		if !ok {
+			continue
+		}
+		rows, err := runPragma(c, part)
+		if err != nil && (!errors.Is(err, errNotPrepared) || isDamage(err)) {
+			return nil, err
+		}
+		found = append(found, rows...)
+	}
+	if err := errors.Join(c.AnyCollationNeeded(), c.Exec("PRAGMA ignore_check_constraints=ON")); err != nil {
 		return nil, err
 	}
 	rows, err := runPragma(c, quickCheck)
@@ -126,8 +130,8 @@ func (f *finishedCopy) checkWithoutTheHost(c *conn) (found []string, err error) 
 
 // SQLite's checks: https://sqlite.org/pragma.html#pragma_integrity_check.
 const (
-	integrityCheck = "PRAGMA integrity_check"
-	quickCheck     = "PRAGMA quick_check"
+	integrityCheck = "PRAGMA main.integrity_check"
+	quickCheck     = "PRAGMA main.quick_check"
 )
 
 // integrityCheck returns the rows of the check for the level that are not
@@ -155,12 +159,15 @@ func (f *finishedCopy) parts(c *conn) []string {
 	costs := map[string]int64{quickCheck: f.size / quickCheckBytesPerLookup}
 	parts := []string{quickCheck}
 	err := guard(func() error {
-		tables, err := indexedTables(c)
-		for _, t := range tables {
-			if strings.IndexAny(t.name, "+-0123456789") == 0 {
+		all, err := tables(c)
+		for _, t := range all {
+			if t.lookups == 0 {
+				continue
+			}
+			part, ok := t.part(integrityCheck)
+			if !ok {
 				return fmt.Errorf("the pragma takes %q for a number", t.name)
 			}
-			part := fmt.Sprintf("PRAGMA main.integrity_check('%s')", strings.ReplaceAll(t.name, "'", "''"))
 			costs[part] = t.lookups
 			parts = append(parts, part)
 		}
@@ -177,39 +184,53 @@ func (f *finishedCopy) parts(c *conn) []string {
 // in the time that it takes to look up a row in an index.
 const quickCheckBytesPerLookup = 1000
 
-// An indexedTable is a table that integrity_check looks into more closely than
-// quick_check.
-type indexedTable struct {
-	name    string
-	lookups int64 // some idea of how many it takes
+// A table, or what looks like one.
+type table struct {
+	name string
+
+	// Some idea of how many lookups integrity_check takes that quick_check does
+	// not: 0 if there are none.
+	lookups int64
 }
 
-// indexedTables lists the tables that have indexes, as all WITHOUT ROWID do, and
-// those of modules, which have checks of their own. It goes by pragmas, and not
-// by the functions of their names: a table may be called like one of these, and
-// would be asked instead.
-func indexedTables(c *conn) (tables []indexedTable, err error) {
+// part returns the part of a check that is about the table, if there is one by
+// its name.
+func (t *table) part(pragma string) (sql string, ok bool) {
+	if strings.IndexAny(t.name, "+-0123456789") == 0 { // which is taken for a number
+		return "", false
+	}
+	return fmt.Sprintf("%s('%s')", pragma, strings.ReplaceAll(t.name, "'", "''")), true
+}
+
+// tables lists the tables. Those that have indexes take lookups, as all WITHOUT
+// ROWID do, and those of modules, which have checks of their own. It goes by
+// pragmas, and not by the functions of their names: a table may be called like
+// one of these, and would be asked instead.
+func tables(c *conn) (all []table, err error) {
 	stmt, _, err := c.Prepare("PRAGMA main.table_list")
 	if err != nil {
 		return nil, err
 	}
 	for stmt.Step() {
 		const name, kind, withoutRowid = 1, 2, 4 // columns
-		t := indexedTable{name: stmt.ColumnText(name), lookups: math.MaxInt64}
-		isVirtual := stmt.ColumnText(kind) == "virtual"
+		t := table{name: stmt.ColumnText(name)}
 		indexes, err := countRows(c, "PRAGMA main.index_list('"+strings.ReplaceAll(t.name, "'", "''")+"')")
-		if err == nil && !isVirtual && !stmt.ColumnBool(withoutRowid) && indexes > 0 {
+		switch kind := stmt.ColumnText(kind); {
+		case err != nil || kind == "view":
+		case kind == "virtual" || stmt.ColumnBool(withoutRowid):
+			t.lookups = math.MaxInt64
+		case indexes > 0:
 			t.lookups, err = queryInt(c, `SELECT max(rowid) FROM main."`+strings.ReplaceAll(t.name, `"`, `""`)+`"`)
-			t.lookups *= indexes
+			t.lookups = max(1, t.lookups) * indexes
 		}
 		if err != nil {
 			return nil, errors.Join(err, stmt.Close())
 		}
-		if indexes > 0 || isVirtual {
-			tables = append(tables, t)
+		if stmt.ColumnText(kind) != "view" {
+			all = append(all, t)
 		}
 	}
-	return tables, errors.Join(stmt.Err(), stmt.Close())
+	return all, errors.Join(stmt.Err(), stmt.Close())
 }
 
 func countRows(c *conn, sql string) (n int64, err error) {

@@ -694,8 +694,11 @@ func TestPowerCutsKeepRestoredModes(t *testing.T) {
 			w.restore(t, w.store(t, sources), stamp)
 			for label, left := range w.fs.(*crashfs.FS).CrashStates(8) {
 				for p, perm := range modes {
-					if fi, err := left.Stat(w.path(p)); err != nil || fi.Mode().Perm() != perm {
-						t.Errorf("%s: %s: %v, %v, want %v", label, p, fi.Mode().Perm(), err, perm)
+					fi, err := left.Stat(w.path(p))
+					if err != nil {
+						t.Errorf("%s: %v", label, err)
+					} else if fi.Mode().Perm() != perm {
+						t.Errorf("%s: %s: %v, want %v", label, p, fi.Mode().Perm(), perm)
 					}
 				}
 			}

@@ -192,8 +192,8 @@ func (ss *session) createOnce(ctx context.Context, req createRequest) (snap *Sna
 	if err := out.syncDir("."); err != nil {
 		return nil, err
 	}
-	synced := out.endBatch()
-	defer synced() // it uses out; its error is told
+	synced := out.startSync()
+	defer synced() // in any case before out is closed, or removed; seal returns its error
 	return ss.seal(ctx, out, m, c, req.sources, synced)
 }
 

@@ -107,7 +107,8 @@
 //     noticed, and stops the restore: by size, time of modification and, where
 //     the file system has one, that of the last change in any way (ctime). So
 //     is, by size and time of modification, what is written to the old files
-//     until the new ones are in place and verified: then all is undone.
+//     until the new ones are in place and verified: then all is undone. (A
+//     mount point is looked at for the last time when it has been copied.)
 //   - A -wal, -shm or -journal of the old database never meets the new one.
 //     The old files move together.
 //   - What is staged is synced, read back and compared with the manifest
@@ -193,7 +194,8 @@
 //     which takes a second or two where that has grown to a gigabyte.
 //   - Who overwrites a database in its place and past SQLite's locks, as cp
 //     does, is seen by its size and times at the beginning of the copy and
-//     at its end, and noted. What was overwritten in part by then is not.
+//     at its end, and noted, where the database is copied like a file. What
+//     was overwritten before that, or is copied page by page, is not seen.
 //   - A database with 8 reserved bytes per page that are not the checksums of
 //     https://sqlite.org/cksumvfs.html cannot be copied.
 //   - A database in WAL mode cannot be copied from a read-only mount, nor from
@@ -202,7 +204,8 @@
 //     lies, as SQLite has no name for its journal: see [CodeRawCopy].
 //   - Indexes and constraints of a table that needs a function or a collation
 //     of the host's are not checked, unless the host registers those for all
-//     connections, by sqlite3.AutoExtension. Other tables of its database are.
+//     connections, by sqlite3.AutoExtension. Those of other tables in its
+//     database are, but of ones whose name begins with a digit or a sign.
 //   - SQLite's checks are those of the release in go.mod. An index on an
 //     expression, or on a generated column, that computes with floating-point
 //     numbers (round(x*1.19, 2), CAST(x AS TEXT)) may hold others than that

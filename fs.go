@@ -589,15 +589,18 @@ func (d *dir) readDirBut(name string, lost func(base string, err error) error) (
 // syncDir makes the entries of the directory name durable: an fsync of a
 // file does not reach the name that it has, see fsync(2).
 func (d *dir) syncDir(name string) error {
-	if !syncsDirectories || d.batch != nil {
+	if d.batch != nil {
 		return nil
 	}
 	return d.syncAfter(name, func() error { return nil })
 }
 
-// syncAfter makes durable what change does to the file or directory name, be it
-// that it cannot be opened any more.
+// syncAfter calls change, and makes durable what that does to the file or
+// directory name. It is opened before, as change may forbid that.
 func (d *dir) syncAfter(name string, change func() error) error {
+	if !syncsDirectories { // nor files that are open for reading
+		return change()
+	}
 	f, err := d.fs.Open(d.path(name))
 	if err != nil {
 		return err

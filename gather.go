@@ -20,7 +20,8 @@ type found struct {
 	info  fileInfo
 }
 
-// So much is worth the while of handing it over.
+// So much is worth the while of handing it over. (Two members who make files in
+// one directory wait for each other: most directories are one handful.)
 const (
 	handfulFiles = 256
 	handfulBytes = 1 << 20

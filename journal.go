@@ -347,14 +347,14 @@ func (ss *session) settle(ctx context.Context, j *journal, r *Recovery) error {
 // that may be missing, and the service may have worked since.
 func (ss *session) finishUndo(ctx context.Context, j *journal) error {
 	undone, err := ss.openSwaps(ctx, j, true)
-	if err == nil && !undone {
-		err = ss.probeSettled(ctx, j)
-	}
 	if err != nil {
 		return err
 	}
 	if undone {
 		return j.sync()
+	}
+	if err := ss.probeSettled(ctx, j); err != nil {
+		return err
 	}
 	return ss.undo(ctx, j)
 }
@@ -390,7 +390,10 @@ func (ss *session) finish(ctx context.Context, j *journal, r *Recovery) error {
 		return nil
 	}
 	v := &restorer{session: ss, from: from, journal: j, meter: silentMeter()}
-	if err := errors.Join(v.assign(), from.hash(ctx)); err != nil {
+	if err = v.assign(); err == nil {
+		err = from.fillHashes(ctx)
+	}
+	if err != nil {
 		return err
 	}
 	err = v.verify(ctx)
@@ -549,7 +552,7 @@ func (j *journal) pending(err error) error {
 		fmt.Fprintf(&b, "; source %q: old files in %s, new ones that are not in place yet in %s",
 			sw.Source, filepath.Join(staging, "old"), filepath.Join(staging, "new"))
 		if len(sw.InPlace) > 0 {
-			fmt.Fprintf(&b, ", what mount points had in %s", filepath.Join(staging, "copy"))
+			fmt.Fprintf(&b, ", what mount points had, unless they have it again, in %s", filepath.Join(staging, "copy"))
 		}
 	}
 	return fmt.Errorf("%w (phase %q%s): %w", ErrRecoveryPending, j.Phase, b.String(), err)

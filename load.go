@@ -74,9 +74,9 @@ func (d *dir) readMetadata(ctx context.Context, stamp string) (m *metadata, snap
 	return m, snap, nil
 }
 
-// hash gives the entries the SHA-256 that they do not have, as those of the
-// Python module: that of what there is.
-func (l *loaded) hash(ctx context.Context) error {
+// fillHashes computes the SHA-256 of entries that have none, as those of the
+// Python module: what there is must do.
+func (l *loaded) fillHashes(ctx context.Context) error {
 	for i := range l.entries {
 		e := &l.entries[i]
 		if !e.Type.holdsBytes() || e.SHA256 != "" {

@@ -79,6 +79,7 @@ var wrongSchemas = map[string]struct{ sql, detail string }{
 	"check_that_fails":     {"PRAGMA ignore_check_constraints=ON; CREATE TABLE c (x CHECK (x > 9)); INSERT INTO c VALUES (1)", "CHECK"},
 	"null_in_not_null":     {"CREATE TABLE n (x); INSERT INTO n VALUES (NULL); UPDATE sqlite_schema SET sql = 'CREATE TABLE n (x NOT NULL)' WHERE name = 'n'", "NULL"},
 	"duplicate_in_unique":  {duplicateInUnique, "unique"},
+	"check_that_fails_too": {"PRAGMA ignore_check_constraints=ON; CREATE TABLE c (x CHECK (x > 9)); INSERT INTO c VALUES (1); CREATE TABLE z (x CHECK (length(x) < 9)); UPDATE sqlite_schema SET sql = replace(sql, 'length', 'absent') WHERE name = 'z'", "CHECK"},
 	"beside_a_function":    {"CREATE TABLE z (x CHECK (length(x) < 9));" + duplicateInUnique + "UPDATE sqlite_schema SET sql = replace(sql, 'length', 'absent') WHERE name = 'z'", "unique"},
 	"beside_a_collation":   {"CREATE TABLE z (x TEXT COLLATE NOCASE UNIQUE);" + duplicateInUnique + "UPDATE sqlite_schema SET sql = replace(sql, 'NOCASE', 'ABSENT') WHERE name = 'z'", "unique"},
 	"syntax_error":         {"UPDATE sqlite_schema SET sql = 'CREATE TABLE t (' WHERE name = 't'", "malformed"},

@@ -382,13 +382,20 @@ func TestTruncatedIndexProcess(t *testing.T) {
 	}
 	w := &world{fs: afero.NewOsFs(), root: root, now: start}
 	s := w.store(t, withSources(w.database("app.db")))
+	stop := make(chan struct{})
 	var truncating sync.WaitGroup
 	truncating.Go(func() {
-		for range 20_000 {
-			_ = os.Truncate(w.path("app.db-shm"), 0) // if it is there
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = os.Truncate(w.path("app.db-shm"), 0) // if it is there
+			}
 		}
 	})
 	_, _ = s.Create(t.Context(), nil) // it may fail
+	close(stop)
 	truncating.Wait()
 }
 

@@ -30,10 +30,10 @@ type pin struct {
 	still    bool  // the main file has all that is pinned
 }
 
-// pinDatabase starts a read transaction on the live database at db, waiting
-// with patience for a writer that has it locked.
-func pinDatabase(ctx context.Context, db place, patience *patience) (p *pin, err error) {
-	l, err := openLive(ctx, db, patience)
+// pinDatabase starts a read transaction on the live database at db, and waits
+// for a writer that has it locked as long as wait says.
+func pinDatabase(ctx context.Context, db place, wait *patience) (p *pin, err error) {
+	l, err := openLive(ctx, db, wait)
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +44,7 @@ func pinDatabase(ctx context.Context, db place, patience *patience) (p *pin, err
 		}
 	}()
 	return p, guard(func() error {
-		letGo, err := p.holdWriters(ctx, patience)
+		letGo, err := p.holdWriters(ctx, wait)
 		if err != nil {
 			return err
 		}
@@ -109,7 +109,7 @@ func foldLog(ctx context.Context, db place) {
 // holdWriters holds off the writers of a database in WAL mode, and checkpoints
 // the log, so that what is pinned next is all in the main file, until letGo is
 // called. A log that a crashed service has left is not ours to checkpoint.
-func (p *pin) holdWriters(ctx context.Context, patience *patience) (letGo func() error, err error) {
+func (p *pin) holdWriters(ctx context.Context, wait *patience) (letGo func() error, err error) {
 	letGo = func() error {
 		wal, err := p.isWAL() // now that a hot journal is rolled back
 		p.still = !wal
@@ -122,7 +122,7 @@ func (p *pin) holdWriters(ctx context.Context, patience *patience) (letGo func()
 	if err != nil || !wal || p.keepLog {
 		return letGo, err
 	}
-	writer, err := openLive(ctx, p.db, newPatience(holdPatience, patience))
+	writer, err := openLive(ctx, p.db, newPatience(holdPatience, wait))
 	if err != nil {
 		return letGo, nil // to be told by who cannot do without
 	}

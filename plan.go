@@ -83,10 +83,11 @@ func (r *restorer) checkSpace() error {
 }
 
 // checkMountPoints refuses to go on if a file that can only be overwritten may
-// not be written to, as one that is mounted read-only, or has no room: in the middle of the
-// exchange is no time to find that out. Where mount points cannot be told, it
-// is, and all is undone.
+// not be written to, as one that is mounted read-only, or if its file system has
+// no room for what it grows by: in the middle of the exchange is no time to find
+// that out. Where mount points cannot be told, it is, and all is undone.
 func (r *restorer) checkMountPoints(ctx context.Context) error {
+	need := make(map[any]int64) // by file system
 	for _, sw := range r.journal.Swaps {
 		if sw.dir == nil {
 			continue // nothing is mounted there
@@ -104,9 +105,10 @@ func (r *restorer) checkMountPoints(ctx context.Context) error {
 				return fmt.Errorf("source %q: a mount point, which can only be overwritten: %w", sw.Source, err)
 			}
 			f.Close() // nothing was written
-			more := sw.entry(name).Size - info.size
-			if free, err := freeBytes(sw.dir.full(name)); err == nil && more > free {
-				return fmt.Errorf("source %q: %w in %s: %d bytes more are needed, %d are free", sw.Source, ErrNoSpace, sw.dir.full(name), more, free)
+			full := sw.dir.full(name)
+			need[info.device()] += max(0, sw.entry(name).Size-info.size)
+			if free, err := freeBytes(full); err == nil && free < need[info.device()] {
+				return fmt.Errorf("source %q: %w in %s: %d bytes more are needed, %d are free", sw.Source, ErrNoSpace, full, need[info.device()], free)
 			}
 		}
 	}
@@ -239,13 +241,14 @@ func (r *restorer) assignTrees() error {
 	swaps := make(map[string]*swap) // by the path of their root in the snapshot
 	for _, sw := range r.journal.Swaps {
 		src, _ := r.source(sw.Source)
+		if src.Kind != Tree {
+			continue
+		}
 		rel, err := filepath.Rel(src.Path, string(sw.Root))
 		if err != nil {
 			return err
 		}
-		if src.Kind == Tree {
-			swaps[path.Join(src.Name, filepath.ToSlash(rel))] = sw
-		}
+		swaps[path.Join(src.Name, filepath.ToSlash(rel))] = sw
 	}
 	for i := range r.from.entries {
 		e := &r.from.entries[i]

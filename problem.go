@@ -113,7 +113,7 @@ var (
 	ErrNotConfirmed = errors.New("restore needs ConfirmServiceStopped: stop the service, then confirm")
 
 	// ErrServiceRunning: somebody has a database open that Restore is about
-	// to replace.
+	// to replace, or writes to what it replaces.
 	ErrServiceRunning = errors.New("the service is still running")
 
 	// ErrInvalidSnapshot: the snapshot is missing, unfinished or damaged.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -18,21 +17,6 @@ import (
 // What Recover does where something is mounted, and where the service or the
 // mount was faster.
 
-// stagedNames returns what waits in staging directories to be put in place.
-func (w *world) stagedNames(t *testing.T) (names []string) {
-	t.Helper()
-	err := filepath.WalkDir(w.root, func(p string, _ fs.DirEntry, err error) error {
-		if strings.Contains(p, ".atobackup-") && filepath.Base(filepath.Dir(p)) == "new" {
-			names = append(names, p)
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return names
-}
-
 // interrupt restores, and is cut short when at says so.
 func (w *world) interrupt(t *testing.T, stamp string, sources []backup.Source, at func(op, p string) bool) {
 	t.Helper()
@@ -44,15 +28,6 @@ func (w *world) interrupt(t *testing.T, stamp string, sources []backup.Source, a
 
 // whileStaging is when the first file is staged.
 func whileStaging(op, p string) bool { return op == "create" && strings.Contains(p, "/new/") }
-
-// beforeTheNote is when all has been exchanged and verified, and the journal does
-// not say so yet.
-func (w *world) beforeTheNote(t *testing.T) func(op, p string) bool {
-	return func(op, p string) bool {
-		return op == "create" && p == w.path(journalFile)+".tmp" && w.pending(t) &&
-			strings.Contains(w.read(t, journalFile), `"phase": "swap"`) && len(w.stagedNames(t)) == 0
-	}
-}
 
 // detach takes away what is mounted.
 func detach(t *testing.T, p string) {

@@ -690,6 +690,15 @@ func TestRecoverKeepsTheDirectoryOfAnEmptyTree(t *testing.T) {
 	}
 }
 
+// beforeTheNote is when all has been exchanged and verified, and the journal does
+// not say so yet.
+func (w *world) beforeTheNote(t *testing.T) func(op, p string) bool {
+	return func(op, p string) bool {
+		return op == "create" && p == w.path(journalFile)+".tmp" && w.pending(t) && len(w.staged(t)) == 0 &&
+			strings.Contains(w.read(t, journalFile), `"phase": "swap"`)
+	}
+}
+
 // With what a restore has put in place the service may do anything, also remove
 // it: that is no reason to take all of it back.
 func TestRecoverLeavesTheServiceWhatItRemoved(t *testing.T) {
@@ -700,10 +709,7 @@ func TestRecoverLeavesTheServiceWhatItRemoved(t *testing.T) {
 	stamp := mustCreate(t, w.store(t, sources)).Stamp
 	w.write(t, "queue/state", "before the restore")
 	w.write(t, "queue/job0", "before the restore")
-	s, stopped := w.stopping(t, func(op, p string) bool { // when all is in place, and the journal does not say so
-		return op == "create" && p == w.path(journalFile)+".tmp" && w.pending(t) && len(w.staged(t)) == 0 &&
-			strings.Contains(w.read(t, journalFile), `"phase": "swap"`)
-	}, sources)
+	s, stopped := w.stopping(t, w.beforeTheNote(t), sources)
 	if _, err := s.Restore(t.Context(), stamp, confirmed); !stopped() {
 		t.Fatalf("not interrupted: %v", err)
 	}
@@ -785,10 +791,7 @@ func TestRecoverComparesThePythonModulesFiles(t *testing.T) {
 	w := osWorld(t)
 	w.python(t)
 	w.seed(t)
-	s, stopped := w.stopping(t, func(op, p string) bool {
-		return op == "create" && p == w.path(journalFile)+".tmp" && w.pending(t) && len(w.staged(t)) == 0 &&
-			strings.Contains(w.read(t, journalFile), `"phase": "swap"`)
-	})
+	s, stopped := w.stopping(t, w.beforeTheNote(t))
 	if _, err := s.Restore(t.Context(), pythonSnapshot, confirmed); !stopped() {
 		t.Fatalf("not interrupted: %v", err)
 	}

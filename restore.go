@@ -458,7 +458,7 @@ func (r *restorer) exchange(ctx context.Context) error {
 		return err
 	}
 	for _, sw := range r.journal.Swaps {
-		if err := sw.checkSaved(ctx); err != nil {
+		if err := sw.checkMovedOut(ctx); err != nil {
 			return fmt.Errorf("source %q: %w", sw.Source, err)
 		}
 	}

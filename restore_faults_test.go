@@ -663,7 +663,7 @@ func TestRestoreKeepsWhatIsWrittenDuringTheExchange(t *testing.T) {
 
 // staged returns what waits to be put in place.
 func (w *world) staged(t *testing.T) []string {
-	return slices.Concat(w.matches(t, ".ato*/new/*"), w.matches(t, "*/.ato*/new/*"))
+	return slices.Concat(w.matches(t, ".ato*/new/*"), w.matches(t, "*/.ato*/new/*"), w.matches(t, "*/*/.ato*/new/*"))
 }
 
 // moved returns where an exchange has moved a file, or "".

@@ -322,7 +322,7 @@ func isDamage(err error) bool {
 // all the same, as SQLite must roll back a hot journal before anything can
 // be read, and make the WAL's index; where that is not permitted, it reads
 // as best it can.
-func openLive(ctx context.Context, db place, patience *patience) (*live, error) {
+func openLive(ctx context.Context, db place, wait *patience) (*live, error) {
 	info, err := checkLive(ctx, db)
 	if err != nil {
 		return nil, err
@@ -344,7 +344,7 @@ func openLive(ctx context.Context, db place, patience *patience) (*live, error) 
 		if err := l.lookBeside(ctx); err != nil {
 			return err
 		}
-		if err := c.BusyHandler(patience.wait); err != nil {
+		if err := c.BusyHandler(wait.busy); err != nil {
 			return err
 		}
 		if !db.dir.native {
@@ -371,9 +371,9 @@ func newPatience(d time.Duration, of *patience) *patience {
 	return p
 }
 
-// wait is a busy handler that gives up at the end of a patience, or with its
+// busy is a busy handler that gives up at the end of a patience, or with its
 // context. See https://sqlite.org/c3ref/busy_handler.html.
-func (p *patience) wait(ctx context.Context, _ int) bool {
+func (p *patience) busy(ctx context.Context, _ int) bool {
 	const pause = 5 * time.Millisecond
 	for q := p; q != nil; q = q.of {
 		if q.left.Add(-int64(pause)) < 0 {

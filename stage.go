@@ -80,7 +80,7 @@ func (r *restorer) stageSwap(ctx context.Context, sw *swap) error {
 	if err := r.stageEntries(ctx, sw); err != nil {
 		return err
 	}
-	if err := sw.dir.endBatch()(); err != nil {
+	if err := sw.dir.endBatch(); err != nil {
 		return err
 	}
 	return errors.Join(sw.dir.syncDir(path.Join(sw.Staging, "new")), sw.dir.syncDir(sw.Staging), sw.dir.syncDir("."))
@@ -229,8 +229,11 @@ func (r *restorer) makeRoot(sw *swap) (err error) {
 		}
 	}
 	src, _ := r.source(sw.Source)
+	if src.Kind != Tree {
+		return nil
+	}
 	rel, err := filepath.Rel(src.Path, string(sw.Root))
-	if err != nil || src.Kind != Tree {
+	if err != nil {
 		return err
 	}
 	if e, ok := r.from.entries.find(path.Join(sw.Source, filepath.ToSlash(rel))); ok {
@@ -250,7 +253,8 @@ func inherit(fsys afero.Fs, p string) error {
 	if err != nil {
 		return err
 	}
-	return parent.chown(filepath.Base(p), owner)
+	base := filepath.Base(p)
+	return errors.Join(parent.chown(base, owner), parent.syncDir(base))
 }
 
 // chownIn returns a function that gives what is staged the owner of what it

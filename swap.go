@@ -6,12 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/afero"
 )
@@ -88,21 +86,6 @@ func (sw *swap) staged(name rawString) string { return path.Join(sw.Staging, "ne
 func (sw *swap) saved(name rawString) string  { return path.Join(sw.Staging, "old", string(name)) }
 func (sw *swap) copied(name rawString) string { return path.Join(sw.Staging, "copy", string(name)) }
 func (sw *swap) done(name rawString) string   { return path.Join(sw.Staging, "done", string(name)) }
-
-// checkMounted returns an error if a file that is to be overwritten is not the
-// one that was mounted there when the journal was written.
-func (sw *swap) checkMounted() error {
-	for i, name := range sw.InPlace {
-		here, err := sw.dir.lstat(string(name))
-		if err == nil {
-			err = mustHave(sw.dir.full(string(name)), here, sw.InPlaceInodes[i])
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
 
 // errNotMounted: a journal speaks of files that are not there now.
 var errNotMounted = errors.New("is not what was there when the restore began: is its file system mounted?")
@@ -263,16 +246,17 @@ func (sw *swap) hasChanged(ctx context.Context, name rawString, seen string) (bo
 	return now != seen, err
 }
 
-// checkSaved returns ErrServiceRunning if what has made room was written to
+// checkMovedOut returns ErrServiceRunning if what has made room was written to
 // after it was looked at, right before the exchange: by who had it open, or came
 // in between.
-func (sw *swap) checkSaved(ctx context.Context) error {
+func (sw *swap) checkMovedOut(ctx context.Context) error {
 	for i, name := range sw.Old {
 		w, err := sw.whereIs(name)
 		if err != nil {
 			return err
 		}
-		if !w.saved || sw.OldSeen[i] == "" || strings.HasSuffix(string(name), "-shm") {
+		isIndex := name == sw.Database+"-shm" // which a look at the database writes to
+		if !w.saved || sw.OldSeen[i] == "" || isIndex {
 			continue
 		}
 		now, err := sw.dir.look(ctx, sw.saved(name))
@@ -366,31 +350,6 @@ func (sw *swap) moveOut(ctx context.Context, name rawString, changed func() erro
 	return fmt.Errorf("%w (what is a mount point, or on the lower layer of an overlay, cannot be renamed: put the source on a volume of its own)", err)
 }
 
-// copyOut saves a file that cannot be renamed, and then notes that it is to
-// be overwritten.
-func (sw *swap) copyOut(ctx context.Context, name rawString, changed func() error) error {
-	if err := sw.dir.removeAll(sw.copied(name)); err != nil { // half a copy, of an attempt that was cut short
-		return err
-	}
-	info, err := sw.copyFile(ctx, string(name), sw.copied(name))
-	if err != nil {
-		return err
-	}
-	i := slices.Index(sw.Old, name)
-	written, err := sw.hasChanged(ctx, name, sw.OldSeen[i])
-	if err == nil && written {
-		err = sw.writtenTo(name)
-	}
-	if err != nil {
-		return err
-	}
-	if err := sw.dir.syncDir(path.Join(sw.Staging, "copy")); err != nil {
-		return err
-	}
-	sw.InPlace, sw.InPlaceInodes = append(sw.InPlace, name), append(sw.InPlaceInodes, info.inode)
-	return changed()
-}
-
 func (sw *swap) moveIn(ctx context.Context, name rawString) error {
 	waiting, err := sw.dir.exists(sw.staged(name))
 	if err != nil || !waiting {
@@ -442,7 +401,8 @@ func (sw *swap) undo(ctx context.Context) error {
 // is one, and its own otherwise.
 func familyOf(name rawString) string { return cmp.Or(mainOf(string(name)), string(name)) }
 
-// putBack moves an old entry back, if it was moved out.
+// putBack moves an old entry back, if it was moved out. A database that is nowhere
+// is an error.
 func (sw *swap) putBack(name rawString) error {
 	w, err := sw.whereIs(name)
 	if err != nil {
@@ -476,132 +436,6 @@ func (sw *swap) moveBack(ctx context.Context, name rawString) error {
 		return err
 	}
 	return sw.dir.rename(string(name), sw.staged(name))
-}
-
-// writeBack gives a mount point its old bytes back, unless it has them. One that
-// may not be written to is fine if it never had others. So is one that may be,
-// and whose mode and times are not ours to set.
-func (sw *swap) writeBack(ctx context.Context, name rawString) error {
-	needed, err := sw.dir.exists(sw.copied(name))
-	if err != nil || !needed {
-		return err
-	}
-	if err := sw.takeAsHalfDone(name); err != nil {
-		return err
-	}
-	setErr, err := sw.overwrite(ctx, sw.copied(name), string(name))
-	if errors.Is(err, errNotWritten) {
-		untouched, lookErr := sw.isUntouched(ctx, name)
-		if untouched {
-			return nil
-		}
-		err = errors.Join(err, lookErr)
-	}
-	if !errors.Is(setErr, fs.ErrPermission) {
-		err = errors.Join(err, setErr)
-	}
-	if err != nil {
-		return err
-	}
-	return errors.Join(sw.dir.remove(sw.copied(name)), sw.dir.syncDir(path.Join(sw.Staging, "copy")))
-}
-
-// takeAsHalfDone takes back that a mount point has all of the new bytes: it is
-// about to have some of them.
-func (sw *swap) takeAsHalfDone(name rawString) error {
-	done, err := sw.dir.exists(sw.done(name))
-	if err != nil || !done {
-		return err
-	}
-	if err := sw.dir.rename(sw.done(name), sw.staged(name)); err != nil {
-		return err
-	}
-	return errors.Join(sw.dir.syncDir(path.Join(sw.Staging, "new")), sw.dir.syncDir(path.Join(sw.Staging, "done")))
-}
-
-// isUntouched reports whether a mount point looks as it did before the exchange,
-// and has the bytes that were saved of it. That it reads like them is not enough:
-// what is read need not be what is on the disk, if a sync has failed.
-func (sw *swap) isUntouched(ctx context.Context, name rawString) (bool, error) {
-	i := slices.Index(sw.Old, name)
-	if i < 0 || i >= len(sw.OldSeen) || sw.OldSeen[i] == "" {
-		return false, nil
-	}
-	if changed, err := sw.hasChanged(ctx, name, sw.OldSeen[i]); err != nil || changed {
-		return false, err
-	}
-	want, err := sw.hashOf(ctx, sw.copied(name))
-	if err != nil {
-		return false, err
-	}
-	got, err := sw.hashOf(ctx, string(name))
-	return got == want, err
-}
-
-// hashOf returns the SHA-256 of a file.
-func (sw *swap) hashOf(ctx context.Context, name string) (string, error) {
-	f, _, err := sw.dir.open(ctx, name)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close() // nothing was written
-	return hashOf(ctx, f, unreported)
-}
-
-// copyFile returns what the file looked like that it has copied.
-func (sw *swap) copyFile(ctx context.Context, from, to string) (fileInfo, error) {
-	src, info, err := sw.dir.open(ctx, from)
-	if err != nil {
-		return info, err
-	}
-	defer src.Close() // nothing was written
-	err = sw.dir.createFile(to, func(f afero.File) error {
-		if _, err := copyBytes(ctx, f, src, unreported); err != nil {
-			return err
-		}
-		return sw.dir.setAttributes(to, info.mode, info.mtime) // to be synced, too
-	})
-	if err != nil {
-		return info, err
-	}
-	return info, sw.dir.setAttributes(to, info.mode, info.mtime) // see stageFile
-}
-
-// errNotWritten: a file may not be written to, and was not.
-var errNotWritten = errors.New("cannot be overwritten")
-
-// overwrite gives the file to the bytes, mode and time of from, durably, in the
-// same inode. setErr is for mode and time.
-func (sw *swap) overwrite(ctx context.Context, from, to string) (setErr, err error) {
-	src, info, err := sw.dir.open(ctx, from)
-	if err != nil {
-		return nil, err
-	}
-	defer src.Close() // nothing was written
-	dst, _, err := sw.dir.openRegular(ctx, to, os.O_WRONLY)
-	if err != nil {
-		return nil, notWritten(err)
-	}
-	n, err := copyBytes(ctx, dst, src, unreported)
-	if err != nil && n == 0 {
-		return nil, errors.Join(notWritten(err), dst.Close())
-	}
-	if err == nil {
-		err = dst.Truncate(info.size)
-	}
-	setErr = sw.dir.setAttributes(to, info.mode, info.mtime)
-	if err = errors.Join(err, dst.Sync(), dst.Close()); err != nil {
-		return setErr, err
-	}
-	return sw.dir.setAttributes(to, info.mode, info.mtime), nil // see stageFile
-}
-
-// notWritten marks an error of writing that says that it is not permitted.
-func notWritten(err error) error {
-	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
-		return fmt.Errorf("%w: %w", errNotWritten, err)
-	}
-	return err
 }
 
 // discard removes the staging directory and, unless they have come into use,
@@ -682,12 +516,6 @@ func removeEmptyDir(fsys afero.Fs, p string) error {
 	}
 	defer parent.close()
 	return errors.Join(parent.remove(filepath.Base(p)), parent.syncDir("."))
-}
-
-// isMountError reports whether a rename failed because one of its ends is a
-// mount point, or they are not of one file system: see rename(2).
-func isMountError(err error) bool {
-	return errors.Is(err, syscall.EXDEV) || errors.Is(err, syscall.EBUSY)
 }
 
 // missingDirs returns p and those of its parents that do not exist, outermost
