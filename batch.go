@@ -16,7 +16,7 @@ const batchFiles = 64
 type batch func() error
 
 // beginBatch puts off the syncs of what is created through d, and through what
-// is opened through it from now on, until endBatch: if there are to be many
+// is opened through it from now on, until startSync: if there are to be many
 // files, and where the file system has one sync for all.
 func (d *dir) beginBatch(files int) error {
 	var err error
@@ -31,16 +31,10 @@ func (d *dir) beginBatch(files int) error {
 	return err
 }
 
-// endBatch makes durable all that was put off.
-func (d *dir) endBatch() error {
-	wait := d.startSync()
-	return wait()
-}
-
-// startSync begins to do what endBatch does. The caller, who may read what was
-// written meanwhile, then calls wait, before d is closed: for its end, and for
-// what came of it. That is all there is: a sync that failed is not to be repeated
-// and believed.
+// startSync begins to make durable all that was put off, which ends the batch.
+// The caller, who may read what was written meanwhile, then calls wait, before d
+// is closed: for the end of that, and for what came of it. That is all there is: a
+// sync that failed is not to be repeated and believed.
 func (d *dir) startSync() (wait func() error) {
 	b := d.batch
 	d.dropBatch()

@@ -48,8 +48,8 @@ func (d *dir) findStaged(source string) string {
 }
 
 // stage writes the new files beside the old ones, durably, having said in
-// the journal where, and then reads them back.
-func (r *restorer) stage(ctx context.Context) error {
+// the journal where, and reads them back.
+func (r *restorer) stage(ctx context.Context) (err error) {
 	if err := r.checkSpace(); err != nil {
 		return err
 	}
@@ -57,10 +57,11 @@ func (r *restorer) stage(ctx context.Context) error {
 		return err
 	}
 	for _, sw := range r.journal.Swaps {
-		if err := r.stageSwap(ctx, sw); err != nil {
-			return fmt.Errorf("stage source %q: %w", sw.Source, err)
+		synced, stageErr := r.stageSwap(ctx, sw)
+		if stageErr != nil {
+			return fmt.Errorf("stage source %q: %w", sw.Source, stageErr)
 		}
-		var err error
+		defer func() { err = errors.Join(err, synced()) }()
 		if sw.NewSeen, err = sw.dir.looks(ctx, sw.New, sw.staged); err != nil {
 			return err
 		}
@@ -68,22 +69,24 @@ func (r *restorer) stage(ctx context.Context) error {
 	return r.verifyStaged(ctx)
 }
 
-// stageSwap copies the new entries of a swap to its staging directory.
-func (r *restorer) stageSwap(ctx context.Context, sw *swap) error {
+// stageSwap copies the new entries of a swap to its staging directory. They are
+// durable once synced has returned, which is to be called in any case.
+func (r *restorer) stageSwap(ctx context.Context, sw *swap) (synced func() error, err error) {
 	if err := r.prepare(sw); err != nil {
-		return err
+		return nil, err
 	}
 	if err := sw.dir.beginBatch(len(sw.entries)); err != nil {
-		return err
+		return nil, err
 	}
 	defer sw.dir.dropBatch()
 	if err := r.stageEntries(ctx, sw); err != nil {
-		return err
+		return nil, err
 	}
-	if err := sw.dir.endBatch(); err != nil {
-		return err
+	err = errors.Join(sw.dir.syncDir(path.Join(sw.Staging, "new")), sw.dir.syncDir(sw.Staging), sw.dir.syncDir("."))
+	if err != nil {
+		return nil, err
 	}
-	return errors.Join(sw.dir.syncDir(path.Join(sw.Staging, "new")), sw.dir.syncDir(sw.Staging), sw.dir.syncDir("."))
+	return sw.dir.startSync(), nil
 }
 
 // stageEntries copies the new entries of a swap, on all cores, and syncs them at
