@@ -18,13 +18,23 @@ import (
 
 // checkMounted returns an error if a file that is to be overwritten is not
 // mounted. Where that cannot be told, it has to be the one that was there when
-// the journal was written.
+// the journal was written. (Two file systems may number their files alike, and
+// some number theirs anew.)
 func (sw *swap) checkMounted() error {
-	mounts, _ := sw.dir.mountsBelow()
+	if len(sw.InPlace) == 0 {
+		return nil
+	}
+	mounts, err := sw.dir.mountsBelow()
+	told := sw.dir.native && tellsMounts && err == nil
 	for i, name := range sw.InPlace {
 		here, err := sw.dir.lstat(string(name))
-		if err == nil && !slices.Contains(mounts, string(name)) {
+		switch {
+		case err != nil:
+			return err
+		case !told:
 			err = mustHave(sw.dir.full(string(name)), here, sw.InPlaceInodes[i])
+		case !slices.Contains(mounts, string(name)):
+			err = fmt.Errorf("%s %w", sw.dir.full(string(name)), errNotMounted)
 		}
 		if err != nil {
 			return err
@@ -58,6 +68,32 @@ func (sw *swap) copyOut(ctx context.Context, name rawString, changed func() erro
 	return changed()
 }
 
+// moveAside notes that a mount point has all of its new bytes.
+func (sw *swap) moveAside(name rawString) error {
+	if err := sw.dir.mkdir(path.Join(sw.Staging, "done")); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := sw.dir.syncDir(sw.Staging); err != nil {
+		return err
+	}
+	if err := sw.dir.rename(sw.staged(name), sw.done(name)); err != nil {
+		return err
+	}
+	return sw.dir.syncDir(path.Join(sw.Staging, "done"))
+}
+
+// hasOtherBytes reports whether a mount point that had all of its new bytes has
+// others by now. Its file system may keep times less exactly than that of what
+// was staged.
+func (sw *swap) hasOtherBytes(ctx context.Context, name rawString) (bool, error) {
+	want, err := sw.hashOf(ctx, sw.done(name))
+	if err != nil {
+		return true, ignoreNotExist(err)
+	}
+	got, err := sw.hashOf(ctx, string(name))
+	return got != want, err
+}
+
 // writeBack gives a mount point its old bytes back, unless it has them. One that
 // may not be written to is fine if it never had others. So is one that may be,
 // and whose mode and times are not ours to set.
@@ -71,7 +107,7 @@ func (sw *swap) writeBack(ctx context.Context, name rawString) error {
 	}
 	setErr, err := sw.overwrite(ctx, sw.copied(name), string(name))
 	if errors.Is(err, errNotWritten) {
-		untouched, lookErr := sw.isUntouched(ctx, name)
+		untouched, lookErr := sw.mayStay(ctx, name)
 		if untouched {
 			return nil
 		}
@@ -99,10 +135,10 @@ func (sw *swap) takeAsHalfDone(name rawString) error {
 	return errors.Join(sw.dir.syncDir(path.Join(sw.Staging, "new")), sw.dir.syncDir(path.Join(sw.Staging, "done")))
 }
 
-// isUntouched reports whether a mount point looks as it did before the exchange,
+// mayStay reports whether a mount point looks as it did before the exchange,
 // and has the bytes that were saved of it. That it reads like them is not enough:
 // what is read need not be what is on the disk, if a sync has failed.
-func (sw *swap) isUntouched(ctx context.Context, name rawString) (bool, error) {
+func (sw *swap) mayStay(ctx context.Context, name rawString) (bool, error) {
 	i := slices.Index(sw.Old, name)
 	if i < 0 || i >= len(sw.OldSeen) || sw.OldSeen[i] == "" {
 		return false, nil

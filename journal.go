@@ -165,6 +165,9 @@ func (ss *session) checkSwap(sw *swap) error {
 			return fmt.Errorf("source %q: entry %q", src.Name, name)
 		}
 	}
+	if sw.InPlaceInodes == nil { // written before they were noted
+		sw.InPlaceInodes = make([]uint64, len(sw.InPlace))
+	}
 	if len(sw.InPlaceInodes) != len(sw.InPlace) {
 		return fmt.Errorf("source %q: %d mount points, and %d inodes", src.Name, len(sw.InPlace), len(sw.InPlaceInodes))
 	}
@@ -390,11 +393,12 @@ func (ss *session) finish(ctx context.Context, j *journal, r *Recovery) error {
 		return nil
 	}
 	v := &restorer{session: ss, from: from, journal: j, meter: silentMeter()}
-	if err = v.assign(); err == nil {
-		err = from.fillHashes(ctx)
-	}
-	if err != nil {
+	if err := v.assign(); err != nil {
 		return err
+	}
+	if err := v.fillHashes(ctx); err != nil {
+		ss.cfg.Logger.WarnContext(ctx, "what was restored cannot be verified", "stamp", j.Stamp, "error", err)
+		return ctx.Err()
 	}
 	err = v.verify(ctx)
 	r.Verified = err == nil
@@ -473,15 +477,15 @@ func (ss *session) undo(ctx context.Context, j *journal) error {
 func (ss *session) openSwaps(ctx context.Context, j *journal, undo bool) (done bool, err error) {
 	done = true
 	for _, sw := range j.Swaps {
-		err := sw.mustOpen(ss.cfg.Fs)
-		if err == nil {
-			err = sw.checkMounted()
-		}
 		var isDone bool
+		err := sw.mustOpen(ss.cfg.Fs)
 		if err == nil && undo {
 			isDone, err = sw.isUndone()
 		} else if err == nil {
 			isDone, err = sw.isComplete()
+		}
+		if err == nil && !isDone {
+			err = sw.checkMounted()
 		}
 		if err != nil {
 			return false, fmt.Errorf("source %q: %w", sw.Source, err)

@@ -74,26 +74,6 @@ func (d *dir) readMetadata(ctx context.Context, stamp string) (m *metadata, snap
 	return m, snap, nil
 }
 
-// fillHashes computes the SHA-256 of entries that have none, as those of the
-// Python module: what there is must do.
-func (l *loaded) fillHashes(ctx context.Context) error {
-	for i := range l.entries {
-		e := &l.entries[i]
-		if !e.Type.holdsBytes() || e.SHA256 != "" {
-			continue
-		}
-		f, _, err := l.open(ctx, string(e.Path))
-		if err != nil {
-			return err
-		}
-		e.SHA256, err = hashOf(ctx, f, unreported)
-		if err = errors.Join(err, f.Close()); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func (d *dir) readManifest(ctx context.Context, m *metadata) (manifest, error) {
 	f, info, err := d.open(ctx, manifestName)
 	if err != nil {

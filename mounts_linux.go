@@ -10,6 +10,9 @@ import (
 	"strings"
 )
 
+// tellsMounts: mountsBelow knows of all mount points.
+const tellsMounts = true
+
 // mountsBelow returns the mount points below d, slash-separated and relative
 // to it. See proc_pid_mountinfo(5).
 func (d *dir) mountsBelow() ([]string, error) {

@@ -178,7 +178,7 @@ func (r *restorer) checkUnchanged(ctx context.Context, before map[string]string)
 func (ss *session) probeSettled(ctx context.Context, j *journal) error {
 	for _, name := range j.sources() {
 		src, _ := ss.source(name)
-		whole, err := ss.isWhole(j, name)
+		whole, err := ss.isWhole(ctx, j, name)
 		if err == nil && whole {
 			err = ss.probeSource(ctx, src)
 		}
@@ -190,7 +190,7 @@ func (ss *session) probeSettled(ctx context.Context, j *journal) error {
 }
 
 // isWhole reports whether the files of a source are all old ones, or all new.
-func (ss *session) isWhole(j *journal, source string) (bool, error) {
+func (ss *session) isWhole(ctx context.Context, j *journal, source string) (bool, error) {
 	allNew, allOld := true, true
 	for _, sw := range j.Swaps {
 		if sw.Source != source {
@@ -203,11 +203,11 @@ func (ss *session) isWhole(j *journal, source string) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		undone, err := sw.isUndone()
+		untouched, err := sw.isUntouched(ctx)
 		if err != nil {
 			return false, err
 		}
-		allNew, allOld = allNew && complete, allOld && undone
+		allNew, allOld = allNew && complete, allOld && untouched
 	}
 	return allNew || allOld, nil
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -315,5 +317,238 @@ func TestPendingRestoreSaysWhereTheMountedFileIs(t *testing.T) {
 	copies := w.matches(t, "live/.ato*/copy")
 	if !errors.Is(err, backup.ErrRecoveryPending) || len(copies) != 1 || !strings.Contains(err.Error(), copies[0]) {
 		t.Errorf("%v, want it to name %v", err, copies)
+	}
+}
+
+// loopExt4 mounts a new ext4 at a directory until the test ends.
+func loopExt4(t *testing.T, at string, options ...string) {
+	t.Helper()
+	image := filepath.Join(t.TempDir(), "image")
+	for _, args := range [][]string{
+		{"truncate", "-s", "16M", image},
+		append(append([]string{"mkfs.ext4", "-q", "-F"}, options...), image),
+		{"mount", "-o", "loop", image, at},
+	} {
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Skipf("no file system to mount: %v: %v: %s", args, err, out)
+		}
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A mount point that is about to be overwritten may be opened by a service that
+// was started too early: all of it is old.
+func TestRecoverRefusesUnderAServiceOnAMountPoint(t *testing.T) {
+	for cut, at := range map[string]func(w *world) func(op, p string) bool{
+		"copying": func(*world) func(op, p string) bool {
+			return func(op, p string) bool { return op == "write" && strings.Contains(p, "/copy/") }
+		},
+		"copied": func(w *world) func(op, p string) bool {
+			return func(op, p string) bool {
+				return op == "create" && p == w.path(journalFile)+".tmp" && len(w.matches(t, "live/.ato*/copy/*")) > 0
+			}
+		},
+		"noted": func(w *world) func(op, p string) bool {
+			return func(op, p string) bool { return op == "write" && p == w.path("live/app.db") }
+		},
+	} {
+		t.Run(cut, func(t *testing.T) {
+			w := osWorld(t)
+			w.exec(t, "volumes/app.db", "PRAGMA journal_mode=WAL; CREATE TABLE t (x); INSERT INTO t VALUES ('snapshot')")
+			w.write(t, "live/app.db", "")
+			bind(t, w.path("volumes/app.db"), w.path("live/app.db"))
+			sources := []backup.Source{w.database("live/app.db")}
+			s := w.store(t, withSources(sources...))
+			stamp := mustCreate(t, s).Stamp
+			w.exec(t, "live/app.db", "INSERT INTO t VALUES ('since')")
+			w.interrupt(t, stamp, sources, at(w))
+			service := w.connect(t, "live/app.db")
+			mustExec(t, service, "SELECT * FROM t")
+			if r, err := s.Recover(t.Context()); !errors.Is(err, backup.ErrServiceRunning) {
+				t.Errorf("%+v, %v", r, err)
+			}
+			mustExec(t, service, "INSERT INTO t VALUES ('committed')")
+		})
+	}
+}
+
+// Two file systems may number their first files alike.
+func TestRecoverKnowsAPlaceholderOfTheSameNumber(t *testing.T) {
+	w := osWorld(t)
+	w.mkdir(t, "volumes")
+	w.mkdir(t, "live")
+	loopExt4(t, w.path("volumes"))
+	loopExt4(t, w.path("live"))
+	w.write(t, "volumes/f", "snapshot")
+	w.write(t, "live/f", "placeholder")
+	if inode(t, w.path("volumes/f")) != inode(t, w.path("live/f")) {
+		t.Skip("these do not")
+	}
+	bindForNow(t, w.path("volumes/f"), w.path("live/f"))
+	sources := []backup.Source{w.file("live/f")}
+	s := w.store(t, withSources(sources...))
+	stamp := mustCreate(t, s).Stamp
+	w.write(t, "live/f", "what there was before the restore")
+	w.interrupt(t, stamp, sources, func(op, p string) bool { return op == "truncate" && p == w.path("live/f") })
+	detach(t, w.path("live/f"))
+	if r, err := s.Recover(t.Context()); !errors.Is(err, backup.ErrRecoveryPending) {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if got := w.read(t, "live/f"); got != "placeholder" {
+		t.Errorf("in the place of the mount: %q", got)
+	}
+	bindForNow(t, w.path("volumes/f"), w.path("live/f"))
+	if r, err := s.Recover(t.Context()); err != nil {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// A directory on tmpfs, as /run is, is another one after a start of the system.
+func TestDiscardGoesByNoNumbersThatDoNotLast(t *testing.T) {
+	w := osWorld(t)
+	w.mkdir(t, "run")
+	mount := func(dirs ...string) {
+		if err := unix.Mount("tmpfs", w.path("run"), "tmpfs", 0, "size=8m"); err != nil {
+			t.Skip("no mounts here: ", err)
+		}
+		for _, dir := range dirs {
+			w.mkdir(t, "run/"+dir)
+		}
+	}
+	mount("other", "app")
+	t.Cleanup(func() { _ = unix.Unmount(w.path("run"), unix.MNT_DETACH) })
+	w.write(t, "run/app/f", "snapshot")
+	w.write(t, "data/g", "snapshot")
+	first, second := w.file("data/g"), w.file("run/app/f")
+	first.Name = "first"
+	sources := []backup.Source{first, second}
+	s := w.store(t, withSources(sources...))
+	stamp := mustCreate(t, s).Stamp
+	func() {
+		defer func() { _ = recover() }()
+		s := w.store(t, withSources(sources...), during("restore", "first", func() { panic("a crash") }))
+		_, err := s.Restore(t.Context(), stamp, confirmed)
+		t.Errorf("not interrupted: %v", err)
+	}()
+	if !w.pending(t) {
+		t.Fatal("nothing is pending")
+	}
+	detach(t, w.path("run"))
+	mount("app", "other")
+	if r, err := s.Recover(t.Context()); err != nil {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// Journals of before mount points had numbers, and were moved aside, are read.
+func TestRecoverOfAnOlderJournal(t *testing.T) {
+	for name, mounted := range map[string]bool{"renamed": false, "mounted": true} {
+		t.Run(name, func(t *testing.T) {
+			w := osWorld(t)
+			w.write(t, "live/f", "new")
+			if mounted {
+				w.write(t, "volumes/f", "new")
+				bind(t, w.path("volumes/f"), w.path("live/f"))
+			}
+			sources := []backup.Source{w.file("live/f")}
+			s := w.store(t, withSources(sources...))
+			stamp := mustCreate(t, s).Stamp
+			w.write(t, "live/f", "old")
+			at := w.beforeTheNote(t)
+			if mounted {
+				at = func(op, p string) bool { return op == "truncate" && p == w.path("live/f") }
+			}
+			w.interrupt(t, stamp, sources, at)
+			w.edit(t, journalFile, func(data []byte) []byte {
+				text := regexp.MustCompile(`(?s),\s*"in_place_inodes": \[[^\]]*\]`).ReplaceAllString(string(data), "")
+				return []byte(reseal(regexp.MustCompile(`,\s*"inode": \d+`).ReplaceAllString(text, "")))
+			})
+			if r, err := s.Recover(t.Context()); err != nil || r.Outcome != backup.RestoreFinished {
+				t.Errorf("%+v, %v", r, err)
+			}
+		})
+	}
+}
+
+// When all is done but for the note of it, it does not matter any more what is
+// mounted.
+func TestRecoverOfAMountThatWasReplacedInTheEnd(t *testing.T) {
+	for phase, undo := range map[string]bool{"finish": false, "undo": true} {
+		t.Run(phase, func(t *testing.T) {
+			w := osWorld(t)
+			w.write(t, "volumes/f", "new")
+			w.write(t, "live/f", "")
+			bindForNow(t, w.path("volumes/f"), w.path("live/f"))
+			sources := []backup.Source{w.file("live/f")}
+			s := w.store(t, withSources(sources...))
+			stamp := mustCreate(t, s).Stamp
+			w.write(t, "live/f", "old")
+			w.interrupt(t, stamp, sources, w.beforeTheNote(t))
+			if undo {
+				w.toUndo(t)
+				fault, stopped := w.stopping(t, func(op, p string) bool { return op == "create" && p == w.path(journalFile)+".tmp" }, withSources(sources...))
+				if _, err := fault.Recover(t.Context()); !stopped() {
+					t.Fatalf("not interrupted: %v", err)
+				}
+			}
+			detach(t, w.path("live/f"))
+			w.replace(t, "volumes/f", "edited")
+			bindForNow(t, w.path("volumes/f"), w.path("live/f"))
+			if r, err := s.Recover(t.Context()); err != nil {
+				t.Errorf("%+v, %v", r, err)
+			}
+			if got := w.read(t, "live/f"); got != "edited" {
+				t.Errorf("there is %q", got)
+			}
+		})
+	}
+}
+
+// A file system that keeps times in seconds has not been worked with for that.
+func TestRecoverOfAMountWithCoarseTimes(t *testing.T) {
+	w := osWorld(t)
+	w.mkdir(t, "volume")
+	loopExt4(t, w.path("volume"), "-I", "128")
+	w.write(t, "live/a", "new")
+	w.write(t, "live/b", "new")
+	a, b := w.file("live/a"), w.file("live/b")
+	a.Name = "a"
+	sources := []backup.Source{a, b}
+	s := w.store(t, withSources(sources...))
+	stamp := mustCreate(t, s).Stamp
+	w.write(t, "volume/a", "old")
+	w.write(t, "live/b", "old")
+	bind(t, w.path("volume/a"), w.path("live/a"))
+	w.interrupt(t, stamp, sources, func(op, p string) bool { return op == "rename" && strings.HasSuffix(p, "-file/new/b") })
+	if r, err := s.Recover(t.Context()); err != nil || r.Outcome != backup.RestoreFinished {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// What of a snapshot was not restored need not be readable.
+func TestRecoverReadsOnlyWhatWasRestored(t *testing.T) {
+	w := osWorld(t)
+	w.python(t)
+	w.seed(t)
+	s, stopped := w.stopping(t, w.beforeTheNote(t))
+	_, err := s.Restore(t.Context(), pythonSnapshot, &backup.RestoreOptions{ConfirmServiceStopped: true, Sources: []string{"config"}})
+	if !stopped() {
+		t.Fatalf("not interrupted: %v", err)
+	}
+	reads := 0
+	s = w.faulty(t, func(op, p string) error {
+		if op == "read" && strings.Contains(p, pythonSnapshot) && strings.HasSuffix(p, ".db") {
+			if reads++; reads > 1 { // past its header
+				return syscall.EIO
+			}
+		}
+		return nil
+	})
+	if r, err := s.Recover(t.Context()); err != nil || r.Outcome != backup.RestoreFinished {
+		t.Errorf("%+v, %v", r, err)
 	}
 }

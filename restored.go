@@ -62,6 +62,27 @@ func (r *restorer) verify(ctx context.Context) error {
 	return nil
 }
 
+// fillHashes computes the SHA-256 of entries of swaps that have none, as those of
+// the Python module: what the snapshot has must do.
+func (r *restorer) fillHashes(ctx context.Context) error {
+	for _, sw := range r.journal.Swaps {
+		for _, e := range sw.entries {
+			if !e.Type.holdsBytes() || e.SHA256 != "" {
+				continue
+			}
+			f, _, err := r.from.open(ctx, string(e.Path))
+			if err != nil {
+				return err
+			}
+			e.SHA256, err = hashOf(ctx, f, unreported)
+			if err = errors.Join(err, f.Close()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // compare compares the entries of all swaps with what there is in one of their
 // directories: files that are not those that were compared before by their
 // bytes, side by side.

@@ -212,7 +212,7 @@ func (r *restorer) prepare(sw *swap) error {
 			return err
 		}
 	}
-	for _, name := range []string{"", "new", "old", "copy", "done"} {
+	for _, name := range []string{"", "new", "old", "copy"} {
 		if err := sw.dir.mkdir(path.Join(sw.Staging, name)); err != nil {
 			return err
 		}

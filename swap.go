@@ -44,7 +44,7 @@ type swap struct {
 
 	// The numbers of the files that were mounted there, and of the anchor: by
 	// which Recover knows whether it has the file systems before it that the
-	// restore had. Zero: not known.
+	// restore had. Zero: not known, or no number that lasts.
 	InPlaceInodes []uint64 `json:"in_place_inodes,omitempty"`
 	Inode         uint64   `json:"inode,omitempty"`
 
@@ -125,18 +125,44 @@ func (sw *swap) isComplete() (bool, error) {
 }
 
 // isUndone reports whether all old entries are in place, or were: none is saved
-// any more, and all new ones are staged.
+// any more, all new ones are staged, and no mount point has to get its old bytes
+// back.
 func (sw *swap) isUndone() (bool, error) {
 	waiting, err := sw.dir.readNames(path.Join(sw.Staging, "new"))
 	if err != nil || len(waiting) != len(sw.New) {
 		return false, err
 	}
-	for _, saved := range []string{"old", "copy"} {
-		if names, err := sw.dir.readNames(path.Join(sw.Staging, saved)); err != nil || len(names) > 0 {
+	saved, err := sw.dir.readNames(path.Join(sw.Staging, "old"))
+	if err != nil || len(saved) > 0 {
+		return false, err
+	}
+	for _, name := range sw.InPlace {
+		if needed, err := sw.dir.exists(sw.copied(name)); err != nil || needed {
 			return false, err
 		}
 	}
 	return true, nil
+}
+
+// isUntouched reports whether all old entries are in place as they were: mount
+// points may be noted by then, and not be written to yet.
+func (sw *swap) isUntouched(ctx context.Context) (bool, error) {
+	noted := *sw
+	noted.InPlace = nil
+	undone, err := noted.isUndone()
+	for _, name := range sw.InPlace {
+		if err != nil || !undone {
+			break
+		}
+		i := slices.Index(sw.Old, name)
+		if i < 0 || sw.OldSeen[i] == "" {
+			return false, nil
+		}
+		var changed bool
+		changed, err = sw.hasChanged(ctx, name, sw.OldSeen[i])
+		undone = !changed
+	}
+	return undone, err
 }
 
 // errStranger: somebody has worked with the files of an interrupted restore.
@@ -229,7 +255,11 @@ func (sw *swap) findWorkedWith(ctx context.Context, complete bool) (rawString, e
 		if !w.inPlace || w.staged {
 			continue
 		}
-		if changed, err := sw.hasChanged(ctx, name, sw.NewSeen[i]); err != nil || changed {
+		changed, err := sw.hasChanged(ctx, name, sw.NewSeen[i])
+		if err == nil && changed && slices.Contains(sw.InPlace, name) {
+			changed, err = sw.hasOtherBytes(ctx, name)
+		}
+		if err != nil || changed {
 			return name, err
 		}
 	}
@@ -301,7 +331,7 @@ func (sw *swap) forward(ctx context.Context, changed func() error) error {
 			return fmt.Errorf("put %s in place: %w", sw.dir.full(string(name)), err)
 		}
 	}
-	return errors.Join(sw.sync("new"), sw.dir.syncDir(path.Join(sw.Staging, "done")))
+	return sw.sync("new")
 }
 
 // clear moves the old entries out of the way, unless that was done before.
@@ -355,15 +385,14 @@ func (sw *swap) moveIn(ctx context.Context, name rawString) error {
 	if err != nil || !waiting {
 		return err
 	}
-	to := string(name)
-	if slices.Contains(sw.InPlace, name) {
-		setErr, err := sw.overwrite(ctx, sw.staged(name), string(name))
-		if err = errors.Join(err, setErr); err != nil {
-			return err
-		}
-		to = sw.done(name)
+	if !slices.Contains(sw.InPlace, name) {
+		return sw.dir.rename(sw.staged(name), string(name))
 	}
-	return sw.dir.rename(sw.staged(name), to)
+	setErr, err := sw.overwrite(ctx, sw.staged(name), string(name))
+	if err = errors.Join(err, setErr); err != nil {
+		return err
+	}
+	return sw.moveAside(name)
 }
 
 // undo puts the old entries back, all that can be, but for a log whose database
@@ -497,7 +526,11 @@ func (sw *swap) anchor(fsys afero.Fs) (fileInfo, error) {
 		return fileInfo{}, err
 	}
 	defer d.close()
-	return d.lstat(".")
+	here, err := d.lstat(".")
+	if !d.tellsChanges() { // then its numbers may be others tomorrow, too
+		here.inode = 0
+	}
+	return here, err
 }
 
 func removeEmptyDir(fsys afero.Fs, p string) error {
