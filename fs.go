@@ -150,7 +150,7 @@ func hides(base reflect.Value) bool {
 // openDir opens the directory p of fsys. The caller closes it.
 func openDir(fsys afero.Fs, p string) (*dir, error) {
 	if native, ok := nativePath(fsys, p); ok {
-		if err := mustBeDir(os.Stat(native)); err != nil {
+		if err := mustBeDir(native)(os.Stat(native)); err != nil {
 			return nil, err // OpenRoot would wait for the other end of a pipe
 		}
 		root, err := os.OpenRoot(native)
@@ -159,17 +159,21 @@ func openDir(fsys afero.Fs, p string) (*dir, error) {
 		}
 		return &dir{fs: rootFs{root, native}, base: native, native: true}, nil
 	}
-	if err := mustBeDir(fsys.Stat(p)); err != nil {
+	if err := mustBeDir(p)(fsys.Stat(p)); err != nil {
 		return nil, err
 	}
 	return &dir{fs: fsys, base: p}, nil
 }
 
-func mustBeDir(fi fs.FileInfo, err error) error {
-	if err == nil && !fi.IsDir() {
-		err = &fs.PathError{Op: "open", Path: fi.Name(), Err: syscall.ENOTDIR}
+// mustBeDir returns a function that refuses what stat has found at p, unless it
+// is a directory.
+func mustBeDir(p string) func(fs.FileInfo, error) error {
+	return func(fi fs.FileInfo, err error) error {
+		if err == nil && !fi.IsDir() {
+			err = &fs.PathError{Op: "open", Path: p, Err: syscall.ENOTDIR}
+		}
+		return err
 	}
-	return err
 }
 
 // An openFunc opens a directory.
