@@ -51,6 +51,21 @@ func bindForNow(t *testing.T, from, to string) {
 	t.Cleanup(func() { _ = unix.Unmount(to, unix.MNT_DETACH) }) // unless the test has done so
 }
 
+// mountedFile returns a world in which a file is mounted at live/f, from
+// volumes/f, and is "old" now, where a snapshot has it as "new".
+func mountedFile(t *testing.T) (w *world, s *backup.Store, sources []backup.Source, stamp string) {
+	t.Helper()
+	w = osWorld(t)
+	w.write(t, "volumes/f", "new")
+	w.write(t, "live/f", "placeholder")
+	bindForNow(t, w.path("volumes/f"), w.path("live/f"))
+	sources = []backup.Source{w.file("live/f")}
+	s = w.store(t, withSources(sources...))
+	stamp = mustCreate(t, s).Stamp
+	w.write(t, "live/f", "old")
+	return w, s, sources, stamp
+}
+
 // A directory that had to be made within a tree is the restore's own, whatever
 // it was made for.
 func TestRecoverOfADirectoryMadeInATree(t *testing.T) {
@@ -78,31 +93,24 @@ func TestRecoverOfADirectoryMadeInATree(t *testing.T) {
 func TestRecoverWaitsForAMountedFile(t *testing.T) {
 	for phase, undo := range map[string]bool{"finish": false, "undo": true} {
 		t.Run(phase, func(t *testing.T) {
-			w := osWorld(t)
-			w.write(t, "volumes/reg.json", `{"state": "snapshot"}`)
-			w.write(t, "live/reg.json", "placeholder")
-			bindForNow(t, w.path("volumes/reg.json"), w.path("live/reg.json"))
-			sources := []backup.Source{w.file("live/reg.json")}
-			s := w.store(t, withSources(sources...))
-			stamp := mustCreate(t, s).Stamp
-			w.write(t, "live/reg.json", "what there was before the restore")
-			w.interrupt(t, stamp, sources, func(op, p string) bool { return op == "truncate" && p == w.path("live/reg.json") })
+			w, s, sources, stamp := mountedFile(t)
+			w.interrupt(t, stamp, sources, func(op, p string) bool { return op == "truncate" && p == w.path("live/f") })
 			if undo {
 				w.toUndo(t)
 			}
-			detach(t, w.path("live/reg.json"))
+			detach(t, w.path("live/f"))
 			if r, err := s.Recover(t.Context()); !errors.Is(err, backup.ErrRecoveryPending) {
 				t.Errorf("%+v, %v", r, err)
 			}
-			if got := w.read(t, "live/reg.json"); got != "placeholder" {
+			if got := w.read(t, "live/f"); got != "placeholder" {
 				t.Errorf("in the place of the mount: %q", got)
 			}
-			bindForNow(t, w.path("volumes/reg.json"), w.path("live/reg.json"))
+			bindForNow(t, w.path("volumes/f"), w.path("live/f"))
 			if _, err := s.Recover(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			want := map[bool]string{false: `{"state": "snapshot"}`, true: "what there was before the restore"}[undo]
-			if got := w.read(t, "live/reg.json"); got != want {
+			want := map[bool]string{false: "new", true: "old"}[undo]
+			if got := w.read(t, "live/f"); got != want {
 				t.Errorf("recovered %q, want %q", got, want)
 			}
 		})
@@ -304,14 +312,7 @@ func TestRestoreOfAMountedFileNeedsRoom(t *testing.T) {
 
 // What the error of a restore that is pending says is where the old files are.
 func TestPendingRestoreSaysWhereTheMountedFileIs(t *testing.T) {
-	w := osWorld(t)
-	w.write(t, "volumes/f", "new")
-	w.write(t, "live/f", "")
-	bind(t, w.path("volumes/f"), w.path("live/f"))
-	sources := []backup.Source{w.file("live/f")}
-	s := w.store(t, withSources(sources...))
-	stamp := mustCreate(t, s).Stamp
-	w.write(t, "live/f", "old")
+	w, _, sources, stamp := mountedFile(t)
 	fault, _ := w.stopping(t, func(op, p string) bool { return op == "truncate" && p == w.path("live/f") }, withSources(sources...))
 	_, err := fault.Restore(t.Context(), stamp, confirmed)
 	copies := w.matches(t, "live/.ato*/copy")
@@ -479,14 +480,7 @@ func TestRecoverOfAnOlderJournal(t *testing.T) {
 func TestRecoverOfAMountThatWasReplacedInTheEnd(t *testing.T) {
 	for phase, undo := range map[string]bool{"finish": false, "undo": true} {
 		t.Run(phase, func(t *testing.T) {
-			w := osWorld(t)
-			w.write(t, "volumes/f", "new")
-			w.write(t, "live/f", "")
-			bindForNow(t, w.path("volumes/f"), w.path("live/f"))
-			sources := []backup.Source{w.file("live/f")}
-			s := w.store(t, withSources(sources...))
-			stamp := mustCreate(t, s).Stamp
-			w.write(t, "live/f", "old")
+			w, s, sources, stamp := mountedFile(t)
 			w.interrupt(t, stamp, sources, w.beforeTheNote(t))
 			if undo {
 				w.toUndo(t)
