@@ -69,8 +69,8 @@ type capture struct {
 	problems []Problem
 }
 
-// locateSources finds the sources, and measures them. The caller closes what
-// it returns.
+// locateSources adds a target for each source that is there, and measures it.
+// close closes them, also after an error.
 func (c *capture) locateSources(ctx context.Context, sources []Source) error {
 	for i := range sources {
 		t := &target{Source: &sources[i]}
@@ -139,7 +139,11 @@ func (c *capture) locateFile(ctx context.Context, t *target) (err error) {
 	if t.dir, t.name, err = locate(c.cfg.Fs, t.Path); err != nil {
 		return err
 	}
-	fi, err := t.lstat()
+	var fi fileInfo
+	err = untilThere(ctx, func() (err error) {
+		fi, err = t.lstat()
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -156,11 +160,12 @@ func (c *capture) locateFile(ctx context.Context, t *target) (err error) {
 		}
 	}
 	if t.Kind == File && !c.lenient {
-		// Its copy would lack what is in its WAL alone, and a restore would
-		// leave a WAL that belongs to another.
 		isDB, err := hasDatabaseHeader(ctx, t.place, fi)
 		if isDB {
-			err = &fs.PathError{Op: "open", Path: t.full(), Err: errors.New("a SQLite database: make the source's kind \"database\"")}
+			err = &fs.PathError{Op: "open", Path: t.full(), Err: errDatabaseAsFile}
+		}
+		if isGone(err) {
+			err = nil // it was there: who copies it waits for it to come back
 		}
 		return err
 	}

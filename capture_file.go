@@ -44,6 +44,10 @@ func hasDatabaseHeader(ctx context.Context, at place, fi fileInfo) (bool, error)
 // errIsDatabase: a file of a tree is to be copied hot.
 var errIsDatabase = errors.New("a SQLite database")
 
+// errDatabaseAsFile: its copy would lack what is in its WAL alone, and a restore
+// would leave a WAL that belongs to another.
+var errDatabaseAsFile = errors.New("a SQLite database: make the source's kind \"database\"")
+
 func refuseDatabase(r io.ReaderAt, size int64) error {
 	if size < leastDatabase {
 		return nil
@@ -205,6 +209,19 @@ func (c *copier) copyLink(at place, to string) error {
 	return nil
 }
 
+// untilThere tries to look at a file, again after a moment if it is gone.
+func untilThere(ctx context.Context, try func() error) error {
+	for attempt := 1; ; attempt++ {
+		err := try()
+		if !isGone(err) || attempt == reappearAttempts {
+			return err
+		}
+		if err := sleep(ctx, reappearPause); err != nil {
+			return err
+		}
+	}
+}
+
 // copyAttempts is how often a file that changes under the copy is copied
 // anew.
 const copyAttempts = 3
@@ -217,7 +234,12 @@ func (c *copier) copyFile(ctx context.Context, from place, seen fileInfo, to str
 		return nil, err
 	}
 	for attempt := 1; ; attempt++ {
-		e, stable, err := c.tryCopyFile(ctx, from, seen, out, entry{Path: rawString(to), Type: kind})
+		e := entry{Path: rawString(to), Type: kind}
+		stable := false
+		err := untilThere(ctx, func() (err error) {
+			e, stable, err = c.tryCopyFile(ctx, from, seen, out, e)
+			return err
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -268,12 +290,16 @@ func (c *copier) tryCopyFile(ctx context.Context, from place, seen fileInfo, out
 }
 
 // refuseHot returns errIsDatabase for what is to be copied hot, and was not
-// listed as that.
+// listed as that; and for a File, which is no Database.
 func (c *copier) refuseHot(e *entry, r io.ReaderAt, size int64) error {
-	if c.t.Kind != Tree || e.Type != typeFile {
+	if c.t.Kind == Database || c.t.Kind == File && c.lenient || e.Type != typeFile {
 		return nil
 	}
-	return refuseDatabase(r, size)
+	err := refuseDatabase(r, size)
+	if err == errIsDatabase && c.t.Kind == File {
+		err = errDatabaseAsFile
+	}
+	return err
 }
 
 // isOlder reports whether a file was last changed so long before then, a time

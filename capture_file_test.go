@@ -536,3 +536,38 @@ func TestFileThatIsWrittenWithinATickIsNotTorn(t *testing.T) {
 		})
 	}
 }
+
+// Who writes a file anew may remove it first: for a moment there is none.
+func TestFileThatIsGoneForAMomentIsCopied(t *testing.T) {
+	const looks = 8 // at least as many as there are
+	for n := 1; n <= looks; n++ {
+		t.Run(fmt.Sprintf("look_%d", n), func(t *testing.T) {
+			eachFs(t, func(t *testing.T, w *world) {
+				registry := w.file("live/f")
+				registry.Optional = true
+				for _, source := range []backup.Source{registry, w.treeSource("live")} {
+					w.write(t, "live/f", "content")
+					looked := 0
+					faulty := &world{root: w.root, now: w.now}
+					faulty.fs = &faultFs{Fs: w.fs, fail: func(op, path string) error {
+						if path != w.path("live/f") || op != "stat" && op != "open" {
+							return nil
+						}
+						if looked++; looked == n || looked == n+1 {
+							return fs.ErrNotExist
+						}
+						return nil
+					}}
+					snap := mustCreate(t, faulty.store(t, withSources(source)))
+					if got := w.read(t, "backups/snapshots/"+snap.Stamp+"/"+source.Name+"/f"); got != "content" {
+						t.Errorf("%s: copy: %q", source.Name, got)
+					}
+					if looked > looks+2 {
+						t.Errorf("%s: %d looks: more are to be tried", source.Name, looked)
+					}
+					w.remove(t, "backups")
+				}
+			})
+		})
+	}
+}

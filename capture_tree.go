@@ -170,11 +170,14 @@ func (tc *treeCopy) copyLater(ctx context.Context) error {
 		if tc.isLeftOut(name) {
 			continue // it may be gone by now
 		}
-		at, err := read.at(name)
+		var at place
 		var fi fileInfo
-		if err == nil {
-			fi, err = at.lstat()
-		}
+		err := untilThere(ctx, func() (err error) {
+			if at, err = read.at(name); err == nil {
+				fi, err = at.lstat()
+			}
+			return err
+		})
 		if err != nil {
 			err = tc.missed(tc.t, tc.to(name), sourceError{err})
 		} else {

@@ -255,7 +255,7 @@ func TestSkippingTheSafetySnapshotMakesNone(t *testing.T) {
 			t.Errorf("%d snapshots, want 1; safety snapshot %q", n, r.SafetyStamp)
 		}
 		var got map[string]any
-		remarshal(t, r, &got)
+		remarshal(t, *r, &got) // by value: hosts put it in structs of theirs
 		want := map[string]any{
 			"stamp": stamp, "restored": []any{"db", "config", "chroma"}, "pre_restore_snapshot": nil,
 			"restored_integrity_ok": true, "bytes": float64(r.Bytes), "dry_run": false,

@@ -74,7 +74,7 @@ func unseal(data []byte, v any) error {
 
 // decodeSealed decodes into v what stood before a good seal.
 func decodeSealed(body []byte, v any) error {
-	if err := json.Unmarshal(slices.Concat(body, []byte("\n}")), v); err != nil {
+	if err := parseJSON(slices.Concat(body, []byte("\n}")), v); err != nil {
 		return err
 	}
 	again, err := sealable(v)
@@ -85,6 +85,19 @@ func decodeSealed(body []byte, v any) error {
 		return errNotCanonical
 	}
 	return nil
+}
+
+// parseJSON decodes data into v. Its errors quote nothing of data.
+func parseJSON(data []byte, v any) error {
+	switch err := json.Unmarshal(data, v).(type) {
+	case nil:
+		return nil
+	case *json.SyntaxError:
+		return fmt.Errorf("no JSON from byte %d on", err.Offset)
+	case *json.UnmarshalTypeError:
+		return fmt.Errorf("%q, before byte %d: of another type", err.Field, err.Offset)
+	}
+	return errors.New("a value that is malformed") // a time, or a name in base64
 }
 
 // A rawString is a name as the file system has it. JSON holds text alone, so

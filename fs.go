@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -565,28 +566,44 @@ func (d *dir) readDir(name string) ([]fileInfo, error) {
 	return d.readDirBut(name, func(_ string, err error) error { return err })
 }
 
+// Who writes a file anew may have removed it first: so often, and after such a
+// pause, one is looked for that was there a moment ago.
+const (
+	reappearAttempts = 3
+	reappearPause    = 5 * time.Millisecond
+)
+
 // readDirBut is readDir, but for what cannot be looked at: that is told to
-// lost and, if it returns nil, left out.
+// lost and, if it returns nil, left out. So is what is not there any more.
 func (d *dir) readDirBut(name string, lost func(base string, err error) error) ([]fileInfo, error) {
 	names, err := d.readNames(name)
 	if err != nil {
 		return nil, err
 	}
 	infos := make([]fileInfo, 0, len(names))
-	for _, base := range names {
-		fi, err := d.lstat(path.Join(name, base))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			if err := lost(base, err); err != nil {
-				return nil, err
+	for attempt := 1; ; attempt++ {
+		var gone []string
+		for _, base := range names {
+			fi, err := d.lstat(path.Join(name, base))
+			switch {
+			case err == nil:
+				fi.name = base
+				infos = append(infos, fi)
+			case errors.Is(err, fs.ErrNotExist):
+				gone = append(gone, base)
+			default:
+				if err := lost(base, err); err != nil {
+					return nil, err
+				}
 			}
-			continue
 		}
-		fi.name = base
-		infos = append(infos, fi)
+		if len(gone) == 0 || attempt == reappearAttempts {
+			break
+		}
+		time.Sleep(reappearPause)
+		names = gone
 	}
+	slices.SortFunc(infos, func(a, b fileInfo) int { return cmp.Compare(a.name, b.name) })
 	return infos, nil
 }
 

@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 const (
@@ -135,7 +135,7 @@ func (e *entry) validate() error {
 		return fmt.Errorf("path %q is not local", e.Path)
 	}
 	if e.Type != typeLink && formatPerm(e.perm()) != e.Mode {
-		return fmt.Errorf("%q: mode %q", e.Path, e.Mode)
+		return fmt.Errorf("%q: no sound mode", e.Path)
 	}
 	sum, err := hex.DecodeString(e.SHA256)
 	hashed := err == nil && len(sum) == sha256.Size
@@ -208,13 +208,25 @@ func (m manifest) write(w io.Writer, limit int) error {
 func (m manifest) posixNames() bool {
 	seen := make(map[string]bool, len(m))
 	for i := range m {
-		folded := strings.ToLower(string(m[i].Path))
+		folded := foldCase(string(m[i].Path))
 		if seen[folded] || strings.Contains(folded, `\`) {
 			return true
 		}
 		seen[folded] = true
 	}
 	return false
+}
+
+// foldCase returns the same for all names that are alike but for case: as
+// [strings.EqualFold] has it, with the least rune for each.
+func foldCase(name string) string {
+	return strings.Map(func(r rune) rune {
+		least := r
+		for next := unicode.SimpleFold(r); next != r; next = unicode.SimpleFold(next) {
+			least = min(least, next)
+		}
+		return least
+	}, name)
 }
 
 // readManifest reads what write wrote, and refuses anything else: entries
@@ -268,7 +280,7 @@ func parseEntry(line []byte) (entry, error) {
 		return e, e.validate()
 	}
 	e = entry{}
-	if err := json.Unmarshal(line, &e); err != nil {
+	if err := parseJSON(line, &e); err != nil {
 		return entry{}, err
 	}
 	again, err = e.appendTo(again[:0])

@@ -164,7 +164,7 @@ func parseMetadata(data []byte, stamp string) (*metadata, *legacyMetadata, error
 		return m, nil, err
 	}
 	var keys map[string]json.RawMessage
-	if err := json.Unmarshal(data, &keys); err != nil {
+	if err := parseJSON(data, &keys); err != nil {
 		return nil, nil, err
 	}
 	for _, own := range []string{"format", "stamp", "sources", "manifest_sha256", "checksum"} {
@@ -173,7 +173,7 @@ func parseMetadata(data []byte, stamp string) (*metadata, *legacyMetadata, error
 		}
 	}
 	var legacy legacyMetadata
-	if err := json.Unmarshal(data, &legacy); err != nil {
+	if err := parseJSON(data, &legacy); err != nil {
 		return nil, nil, err
 	}
 	if legacy.CreatedAt.IsZero() || legacy.DBBytes < 0 || legacy.ChromaBytes < 0 || legacy.ChromaFiles < 0 {

@@ -65,7 +65,7 @@ type Restoration struct {
 
 // MarshalJSON uses the names of the Python module: an empty SafetyStamp is
 // null.
-func (r *Restoration) MarshalJSON() ([]byte, error) {
+func (r Restoration) MarshalJSON() ([]byte, error) {
 	var safety *string
 	if r.SafetyStamp != "" {
 		safety = &r.SafetyStamp

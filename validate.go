@@ -32,16 +32,16 @@ func (r *Report) Err() error { return joinProblems(r.Problems) }
 
 // MarshalJSON adds "errors", the codes of the problems, as the Python module
 // reported them.
-func (r *Report) MarshalJSON() ([]byte, error) {
+func (r Report) MarshalJSON() ([]byte, error) {
 	codes := []Code{}
 	for _, p := range r.Problems {
 		codes = append(codes, p.Code)
 	}
 	type fields Report
 	return json.Marshal(struct {
-		*fields
+		fields
 		Errors []Code `json:"errors"`
-	}{(*fields)(r), codes})
+	}{fields(r), codes})
 }
 
 // Validate examines a snapshot as thoroughly as the level says. It changes

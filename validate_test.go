@@ -1,7 +1,6 @@
 package backup_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -847,6 +846,7 @@ func TestManifestRefused(t *testing.T) {
 		{"nul", insert(`{"path":"chroma/a\u0000b","type":"dir","mode":"0700"}`, "chroma/b")},
 		{"backslash", insert(dir(`chroma/a\b`), "chroma/b")},
 		{"case_collision", insert(dir("chroma/B"), "chroma/a")},
+		{"case_collision_beyond_ascii", insert(dir("config/project-regi\u017ftry.json"), "db")},
 		{"case_collision_of_sources", insert(dir("CONFIG"), "chroma")},
 		{"duplicate", func(_ *testing.T, lines []string) []string { return slices.Insert(lines, 1, lines[0]) }},
 		{"out_of_order", func(_ *testing.T, lines []string) []string {
@@ -1171,10 +1171,16 @@ func TestValidateKeepsContentsToItself(t *testing.T) {
 	stamp := w.create(t, s).Stamp
 	const secret = "hunter2"
 	for _, name := range []string{metadataFile, manifestFile, "config/project-registry.json", "db/atocore.db"} {
-		w.edit(t, in(stamp, name), func([]byte) []byte { return bytes.Repeat([]byte(secret), 200) })
-		r := w.validate(t, s, stamp, nil)
-		if r.Valid || strings.Contains(r.Err().Error(), secret) {
-			t.Errorf("%s: %v", name, r.Err())
+		for _, content := range []string{
+			strings.Repeat(secret, 200),
+			`{"created_at": "` + secret + `", "db_snapshot_path": "db/atocore.db"}`,
+			`{"path":"db","type":"dir","mode":"` + secret + `","mtime":"` + secret + `"}` + "\n",
+		} {
+			w.edit(t, in(stamp, name), func([]byte) []byte { return []byte(content) })
+			r := w.validate(t, s, stamp, nil)
+			if r.Valid || strings.Contains(r.Err().Error(), secret) {
+				t.Errorf("%s: %v", name, r.Err())
+			}
 		}
 	}
 }
