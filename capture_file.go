@@ -41,6 +41,16 @@ func hasDatabaseHeader(ctx context.Context, at place, fi fileInfo) (bool, error)
 	return false, err
 }
 
+// isDatabase reports whether there is a SQLite database, as far as can be told.
+func (p place) isDatabase(ctx context.Context) bool {
+	fi, err := p.lstat()
+	if err != nil || !fi.isRegular() {
+		return false
+	}
+	is, err := hasDatabaseHeader(ctx, p, fi)
+	return err == nil && is
+}
+
 // errIsDatabase: a file of a tree is to be copied hot.
 var errIsDatabase = errors.New("a SQLite database")
 

@@ -110,7 +110,10 @@
 //     until the new ones are in place and verified: then all is undone. (A
 //     mount point is looked at for the last time when it has been copied.)
 //   - A -wal, -shm or -journal of the old database never meets the new one.
-//     The old files move together.
+//     The old files move together. A log that comes to be in the meantime stops
+//     the restore, and goes back with them. One that a restore finds beside the
+//     new database may belong to either: Recover touches nothing until it has
+//     been moved away, and then puts the old state back.
 //   - What is staged is synced, read back and compared with the manifest
 //     before anything is exchanged. What is in place in the end has to be
 //     those very files: the same inode, size, time of modification and mode,

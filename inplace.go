@@ -1,9 +1,11 @@
 package backup
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -66,6 +68,86 @@ func (sw *swap) copyOut(ctx context.Context, name rawString, changed func() erro
 	}
 	sw.InPlace, sw.InPlaceInodes = append(sw.InPlace, name), append(sw.InPlaceInodes, info.inode)
 	return changed()
+}
+
+// checkHalfWritten returns errStranger for a mount point that neither looks as it
+// did before it was to be overwritten, nor has what comes of that.
+func (sw *swap) checkHalfWritten(ctx context.Context, name rawString, seen string) error {
+	changed, err := sw.hasChanged(ctx, name, seen)
+	if err != nil || !changed {
+		return err
+	}
+	var files [3]afero.File
+	for i, at := range []string{string(name), sw.staged(name), sw.copied(name)} {
+		f, _, err := sw.dir.open(ctx, at)
+		if i > 0 && errors.Is(err, fs.ErrNotExist) {
+			return nil // it has all of its old bytes, or of its new ones
+		}
+		if err != nil {
+			return err
+		}
+		defer f.Close() // nothing was written
+		files[i] = f
+	}
+	mixed, err := isMixed(ctx, files[0], files[1], files[2])
+	if err == nil && !mixed {
+		err = sw.stranger(name)
+	}
+	return err
+}
+
+// mixedBlock is the smallest part of a file that is written at once: a sector of
+// a disk, or page of a database.
+const mixedBlock = 512 // bytes
+
+// isMixed reports whether a file may come of writing a over b, or b over a, not
+// to the end, and not in order.
+func isMixed(ctx context.Context, file, a, b io.ReaderAt) (bool, error) {
+	got, fromA, fromB := make([]byte, copyBuffer), make([]byte, copyBuffer), make([]byte, copyBuffer)
+	for off := int64(0); ; off += copyBuffer {
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		n, err := readBlocks(file, got, off)
+		if err != nil || n == 0 {
+			return err == nil, err
+		}
+		ofA, err := readBlocks(a, fromA, off)
+		if err != nil {
+			return false, err
+		}
+		ofB, err := readBlocks(b, fromB, off)
+		if err != nil {
+			return false, err
+		}
+		for at := 0; at < n; at += mixedBlock {
+			end := min(at+mixedBlock, n)
+			blockA, blockB := fromA[at:end], fromB[at:end]
+			if !isBlockOf(got[at:end], blockA, blockB, ofA-at) && !isBlockOf(got[at:end], blockB, blockA, ofB-at) {
+				return false, nil
+			}
+		}
+	}
+}
+
+// isBlockOf reports whether a block is what was written to it, of which there are
+// n bytes, before what there was, or is the hole that a crash may leave.
+func isBlockOf(block, written, before []byte, n int) bool {
+	n = max(0, min(n, len(block)))
+	holds := func(head, tail []byte) bool { return bytes.Equal(block[:n], head) && bytes.Equal(block[n:], tail) }
+	empty := make([]byte, len(block))
+	return holds(written[:n], before[n:]) || holds(written[:n], empty[n:]) || bytes.Equal(block, empty)
+}
+
+// readBlocks fills p from off on, with zeros beyond the end of the file, and
+// returns how many bytes it has read.
+func readBlocks(r io.ReaderAt, p []byte, off int64) (int, error) {
+	n, err := r.ReadAt(p, off)
+	clear(p[n:])
+	if err == io.EOF || err == io.ErrUnexpectedEOF { // which afero's MemMapFs says
+		err = nil
+	}
+	return n, err
 }
 
 // moveAside notes that a mount point has all of its new bytes.
@@ -194,7 +276,7 @@ func (sw *swap) overwrite(ctx context.Context, from, to string) (setErr, err err
 		return nil, err
 	}
 	defer src.Close() // nothing was written
-	dst, _, err := sw.dir.openRegular(ctx, to, os.O_WRONLY)
+	dst, err := sw.openToOverwrite(ctx, to)
 	if err != nil {
 		return nil, notWritten(err)
 	}
@@ -210,6 +292,21 @@ func (sw *swap) overwrite(ctx context.Context, from, to string) (setErr, err err
 		return setErr, err
 	}
 	return sw.dir.setAttributes(to, info.mode, info.mtime), nil // see stageFile
+}
+
+// openToOverwrite opens a mount point, also if we have overwritten it before with
+// what nobody may write to.
+func (sw *swap) openToOverwrite(ctx context.Context, name string) (afero.File, error) {
+	f, _, err := sw.dir.openRegular(ctx, name, os.O_WRONLY)
+	if !errors.Is(err, fs.ErrPermission) {
+		return f, err
+	}
+	fi, statErr := sw.dir.lstat(name)
+	if statErr != nil || sw.dir.setAttributes(name, fi.mode|0o200, fi.mtime) != nil {
+		return nil, err // it is not ours
+	}
+	f, _, err = sw.dir.openRegular(ctx, name, os.O_WRONLY)
+	return f, err
 }
 
 // notWritten marks an error of writing that says that it is not permitted.

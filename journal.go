@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/spf13/afero"
 )
 
 // journalName is the intent journal of a restore, under Dir. While it is
@@ -289,14 +291,14 @@ func (j *journal) close() {
 
 // keepMade has the directories that were made stay: they are in use now, be
 // they empty.
-func (j *journal) keepMade() {
+func (j *journal) keepMade(fsys afero.Fs) {
 	for _, sw := range j.Swaps {
 		if len(sw.Made) == 0 {
 			continue
 		}
 		sw.Made, sw.Inode = nil, 0
-		if root, err := sw.dir.lstat("."); err == nil {
-			sw.Inode = root.inode
+		if here, err := sw.anchor(fsys); err == nil {
+			sw.Inode = here.inode
 		}
 	}
 }
@@ -341,7 +343,7 @@ func (ss *session) settle(ctx context.Context, j *journal, r *Recovery) error {
 		return j.pending(err)
 	}
 	if r.Outcome == RestoreFinished {
-		j.keepMade()
+		j.keepMade(ss.cfg.Fs)
 	}
 	return ss.discard(j)
 }
@@ -360,6 +362,17 @@ func (ss *session) finishUndo(ctx context.Context, j *journal) error {
 		return err
 	}
 	return ss.undo(ctx, j)
+}
+
+// checkMovedOut returns errAtWork for the first of the old files that was written
+// to after it had made room.
+func (j *journal) checkMovedOut(ctx context.Context) error {
+	for _, sw := range j.Swaps {
+		if err := sw.checkMovedOut(ctx); err != nil {
+			return fmt.Errorf("source %q: %w", sw.Source, err)
+		}
+	}
+	return nil
 }
 
 // sync makes all moves durable.
@@ -381,6 +394,9 @@ func (ss *session) finish(ctx context.Context, j *journal, r *Recovery) error {
 	if err == nil {
 		err = ss.forward(ctx, j)
 	}
+	if err == nil && !complete {
+		err = j.checkMovedOut(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -401,6 +417,9 @@ func (ss *session) finish(ctx context.Context, j *journal, r *Recovery) error {
 		return ctx.Err()
 	}
 	err = v.verify(ctx)
+	if err == nil {
+		err = v.closeDirs()
+	}
 	r.Verified = err == nil
 	if err != nil && complete && ss.isWorkedWith(ctx, j) {
 		ss.cfg.Logger.WarnContext(ctx, "somebody has worked with what was restored", "stamp", j.Stamp)
@@ -452,15 +471,11 @@ func (ss *session) forward(ctx context.Context, j *journal) error {
 	return nil
 }
 
-// undo puts the old state back, having said so in the journal: a crash in
-// the middle must not be taken for one of going forward. One source that cannot
+// undo puts the old state back, having said so in the journal. One source that cannot
 // be put back does not keep the others from it.
 func (ss *session) undo(ctx context.Context, j *journal) error {
-	if j.Phase != phaseUndo {
-		j.Phase = phaseUndo
-		if err := ss.writeJournal(j); err != nil {
-			return err
-		}
+	if err := ss.beginUndo(j); err != nil {
+		return err
 	}
 	var failed []error
 	for _, sw := range slices.Backward(j.Swaps) {
@@ -469,6 +484,16 @@ func (ss *session) undo(ctx context.Context, j *journal) error {
 		}
 	}
 	return errors.Join(failed...)
+}
+
+// beginUndo says in the journal that the old state is to be put back: there is no
+// going forward any more.
+func (ss *session) beginUndo(j *journal) error {
+	if j.Phase == phaseUndo {
+		return nil
+	}
+	j.Phase = phaseUndo
+	return ss.writeJournal(j)
 }
 
 // openSwaps finds all roots, and nothing of strangers in them, before any of

@@ -133,12 +133,7 @@ func isOwnSidecar(ctx context.Context, base string, at place, fi fileInfo) bool 
 		if base != "" {
 			return main == base
 		}
-		db := place{at.dir, main}
-		info, err := db.lstat()
-		if err != nil || !info.isRegular() {
-			continue
-		}
-		if is, err := hasDatabaseHeader(ctx, db, info); err == nil && is {
+		if (place{at.dir, main}).isDatabase(ctx) {
 			return true
 		}
 	}
@@ -212,11 +207,17 @@ func (ss *session) isWhole(ctx context.Context, j *journal, source string) (bool
 	return allNew || allOld, nil
 }
 
-// look returns a digest of what is at a name: names, sizes and times.
+// look returns a digest of what is at a name: names, sizes and times. Below it,
+// sidecars that a look at a database may have left, or a power cut brought back,
+// are not part of it.
 func (d *dir) look(ctx context.Context, name string) (string, error) {
 	sum := sha256.New()
-	err := d.walk(ctx, name, func(_ place, below string, fi fileInfo) error {
-		addLook(sum, strings.TrimPrefix(below, name), fi)
+	err := d.walk(ctx, name, func(at place, below string, fi fileInfo) error {
+		main := mainOf(at.name)
+		traceless := below != name && main != "" && fi.isHarmlessSidecar(strings.TrimPrefix(at.name, main))
+		if !traceless || !(place{at.dir, main}).isDatabase(ctx) {
+			addLook(sum, strings.TrimPrefix(below, name), fi)
+		}
 		return nil
 	}, exceptGone)
 	return fmt.Sprintf("%x", sum.Sum(nil)[:8]), err

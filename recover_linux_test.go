@@ -546,3 +546,96 @@ func TestRecoverReadsOnlyWhatWasRestored(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
+
+// A mount point that was to be overwritten, and was not yet, or in part, is one
+// that a service may have committed to.
+func TestRecoverKeepsWhatWasCommittedToAMountedDatabase(t *testing.T) {
+	for op, cut := range map[string]string{"before": "write", "half_written": "truncate"} {
+		for phase, undo := range map[string]bool{"finish": false, "undo": true} {
+			t.Run(op+"_"+phase, func(t *testing.T) {
+				w := osWorld(t)
+				w.exec(t, "volumes/app.db", "CREATE TABLE t (x); INSERT INTO t VALUES ('snapshot')")
+				w.write(t, "live/app.db", "placeholder")
+				bindForNow(t, w.path("volumes/app.db"), w.path("live/app.db"))
+				sources := []backup.Source{w.database("live/app.db")}
+				s := w.store(t, withSources(sources...))
+				stamp := mustCreate(t, s).Stamp
+				w.exec(t, "live/app.db", "INSERT INTO t VALUES ('since')")
+				w.interrupt(t, stamp, sources, func(op, p string) bool { return op == cut && p == w.path("live/app.db") })
+				if undo {
+					w.toUndo(t)
+				}
+				was := w.read(t, "live/app.db")
+				w.exec(t, "live/app.db", "INSERT INTO t VALUES ('acknowledged')")
+				committed := w.read(t, "live/app.db")
+				if r, err := s.Recover(t.Context()); !errors.Is(err, backup.ErrRecoveryPending) {
+					t.Errorf("%+v, %v", r, err)
+				}
+				if w.read(t, "live/app.db") != committed {
+					t.Error("what was committed is gone")
+				}
+				w.write(t, "live/app.db", was)
+				if r, err := s.Recover(t.Context()); err != nil {
+					t.Errorf("%+v, %v", r, err)
+				}
+				want := map[bool]string{false: "snapshot", true: "snapshot\nsince"}[undo]
+				if got := w.query(t, "live/app.db", "SELECT x FROM t"); got != want {
+					t.Errorf("got %q, want %q", got, want)
+				}
+			})
+		}
+	}
+}
+
+// A mount point that was given the mode that it has in the snapshot, with which
+// its owner may not write to it, is given its old bytes back.
+func TestUndoOfAMountPointThatIsReadOnlyByUser(t *testing.T) {
+	if !asUser(t) {
+		return
+	}
+	w := osWorld(t)
+	w.write(t, "live/f", "new")
+	w.attribute(t, "live/f", 0o444, start)
+	w.write(t, "z/g", "new")
+	a, b := w.file("live/f"), w.file("z/g")
+	a.Name = "a"
+	sources := withSources(a, b)
+	stamp := mustCreate(t, w.store(t, sources)).Stamp
+	w.attribute(t, "live/f", 0o644, start)
+	w.write(t, "live/f", "old")
+	w.write(t, "z/g", "old")
+	before := w.liveState(t)
+	s := w.faulty(t, func(op, p string) error {
+		switch {
+		case op == "rename" && p == w.path("live/f"):
+			return syscall.EBUSY
+		case op == "rename" && isStaged(p, "g"):
+			return syscall.EIO
+		}
+		return nil
+	}, sources)
+	if r, err := s.Restore(t.Context(), stamp, quickly); !errors.Is(err, syscall.EIO) || w.pending(t) {
+		t.Errorf("%+v, %v", r, err)
+	}
+	mustBeSame(t, w.liveState(t), before)
+}
+
+// A directory that was made on a file system whose numbers do not last is
+// recognised by its being there.
+func TestDiscardInADirectoryMadeOnTmpfs(t *testing.T) {
+	w := osWorld(t)
+	w.mkdir(t, "run")
+	if err := unix.Mount("tmpfs", w.path("run"), "tmpfs", 0, "size=8m"); err != nil {
+		t.Skip("no mounts here: ", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(w.path("run"), unix.MNT_DETACH) })
+	w.write(t, "run/app/f", "snapshot")
+	sources := []backup.Source{w.file("run/app/f")}
+	s := w.store(t, withSources(sources...))
+	stamp := mustCreate(t, s).Stamp
+	w.drop(t, "run/app")
+	w.interrupt(t, stamp, sources, func(op, p string) bool { return op == "remove" && p == w.path(journalFile) })
+	if r, err := s.Recover(t.Context()); err != nil || r.Outcome != backup.Discarded {
+		t.Errorf("%+v, %v", r, err)
+	}
+}

@@ -427,23 +427,47 @@ func (r *restorer) replace(ctx context.Context, seen map[string]string) error {
 		return errors.Join(err, r.discard(r.journal)) // nothing has been exchanged yet
 	}
 	// From here on there is no giving up halfway.
-	err = r.exchange(ctx)
-	if errors.Is(err, errStranger) { // a log of the new database would be replayed over the old one
-		return r.journal.pending(fmt.Errorf("%w: %w", ErrServiceRunning, err))
-	}
-	if err != nil {
-		if undoErr := r.undo(context.WithoutCancel(ctx), r.journal); undoErr != nil {
-			return r.journal.pending(errors.Join(err, undoErr))
-		}
-		return errors.Join(err, r.discard(r.journal))
+	if err := r.exchange(ctx); err != nil {
+		return r.takeBack(context.WithoutCancel(ctx), err)
 	}
 	r.meter.finish()
-	r.journal.keepMade()
+	r.journal.keepMade(r.cfg.Fs)
 	if err := r.beginDiscard(r.journal); err != nil {
 		return err // Recover may yet find that it has to be undone
 	}
 	r.replaced = true
 	return r.removeStaged(r.journal)
+}
+
+// takeBack undoes an exchange that has failed, unless somebody has begun to work
+// with it: what they have committed would be lost, and a log of the new database
+// be replayed over the old one.
+func (r *restorer) takeBack(ctx context.Context, failed error) error {
+	if errors.Is(failed, errAtWork) {
+		failed = fmt.Errorf("%w: %w", ErrServiceRunning, failed)
+	}
+	if err := r.findCommits(ctx, failed); err != nil {
+		failed = fmt.Errorf("%w: %w", ErrServiceRunning, err)
+		return r.journal.pending(errors.Join(failed, r.beginUndo(r.journal)))
+	}
+	if err := r.undo(ctx, r.journal); err != nil {
+		return r.journal.pending(errors.Join(failed, err))
+	}
+	return errors.Join(failed, r.discard(r.journal))
+}
+
+// findCommits adds to what has failed that somebody has committed to a new
+// database. It returns nil if nobody has, as far as can be told.
+func (r *restorer) findCommits(ctx context.Context, failed error) error {
+	if errors.Is(failed, errStranger) {
+		return failed
+	}
+	for _, sw := range r.journal.Swaps {
+		if err := sw.findCommits(ctx); errors.Is(err, errStranger) {
+			return errors.Join(failed, fmt.Errorf("source %q: %w", sw.Source, err))
+		}
+	}
+	return nil
 }
 
 // exchange puts the new state in place, and verifies it.
@@ -457,12 +481,7 @@ func (r *restorer) exchange(ctx context.Context) error {
 	if err := r.verify(ctx); err != nil {
 		return err
 	}
-	for _, sw := range r.journal.Swaps {
-		if err := sw.checkMovedOut(ctx); err != nil {
-			return fmt.Errorf("source %q: %w", sw.Source, err)
-		}
-	}
-	return nil
+	return r.journal.checkMovedOut(ctx)
 }
 
 // discardStaged removes what was staged before anything was exchanged.

@@ -512,6 +512,14 @@ func TestRestoreOfReadOnlyDirectoriesByUser(t *testing.T) {
 	if got := w.read(t, "chroma/extra"); got != "extra" {
 		t.Errorf("after undo: %q", got)
 	}
+	stopping, stopped := w.stopping(t, func(op, p string) bool { return op == "chmod" && p == w.path("chroma/ro") && len(w.matches(t, "chroma/.atobackup-*/old/ro")) > 0 })
+	if _, err := stopping.Restore(t.Context(), stamp, confirmed); err == nil || !stopped() {
+		t.Fatalf("not interrupted: %v", err)
+	}
+	w.recovers(t)
+	if diff := cmp.Diff(w.tree(t, "chroma"), want); diff != "" {
+		t.Errorf("after a crash (-got +want):\n%s", diff)
+	}
 }
 
 // Whose names may be read, and nothing else, is no directory that has vanished.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"strings"
 )
 
 // How a restore verifies. What it has staged it reads back, all of it, once
@@ -47,6 +48,25 @@ func (sw *swap) setFinalModes() error {
 			return err
 		}
 		sw.entries[i].seen = &fi
+	}
+	return nil
+}
+
+// closeDirs takes from their owner the permission to write to directories at the
+// top of a swap, where the snapshot says so: one that a crash has cut short while
+// it was moved may have it still. See dir.rename.
+func (r *restorer) closeDirs() error {
+	for _, sw := range r.journal.Swaps {
+		for _, e := range sw.entries {
+			opened := e.seen.mode.Perm() == e.perm()|0o700 && e.perm()|0o700 != e.perm()
+			if e.Type != typeDir || strings.Contains(e.name, "/") || !opened {
+				continue
+			}
+			err := sw.dir.syncAfter(e.name, func() error { return sw.dir.setAttributes(e.name, e.perm(), e.MTime) })
+			if err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
@@ -169,35 +189,44 @@ func (r *restorer) isAccepted(p Problem) bool {
 // made its exchange: later, they may be those of the service.
 func (r *restorer) checkSidecars() error {
 	for _, sw := range r.journal.Swaps {
-		if err := sw.checkSidecars(); err != nil {
-			return fmt.Errorf("source %q: %w", sw.Source, err)
+		ours := make(map[string]bool, len(sw.entries))
+		for _, e := range sw.entries {
+			ours[e.name] = true
+		}
+		for _, e := range sw.entries {
+			if !r.mayBeDatabase(e.entry) {
+				continue
+			}
+			for _, suffix := range sidecars {
+				if err := sw.checkSidecar(e.name, suffix, ours); err != nil {
+					return fmt.Errorf("source %q: %w", sw.Source, err)
+				}
+			}
 		}
 	}
 	return nil
 }
 
-func (sw *swap) checkSidecars() error {
-	ours := make(map[string]bool, len(sw.entries))
-	for _, e := range sw.entries {
-		ours[e.name] = true
+// mayBeDatabase reports whether an entry may be a database: the Python module's
+// snapshots, and what was copied as it lay, do not say.
+func (r *restorer) mayBeDatabase(e *entry) bool {
+	switch e.Type {
+	case typeDatabase, typeRaw:
+		return true
+	case typeFile:
+		return r.from.legacy && e.Size%leastDatabase == 0
 	}
-	for _, e := range sw.entries {
-		if e.Type != typeDatabase && e.name != string(sw.Database) {
-			continue
-		}
-		for _, suffix := range sidecars {
-			name := e.name + suffix
-			fi, err := sw.dir.lstat(name)
-			if errors.Is(err, fs.ErrNotExist) || ours[name] {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			if !fi.isHarmlessSidecar(suffix) {
-				return sw.stranger(rawString(name))
-			}
-		}
+	return false
+}
+
+func (sw *swap) checkSidecar(main, suffix string, ours map[string]bool) error {
+	name := main + suffix
+	fi, err := sw.dir.lstat(name)
+	if errors.Is(err, fs.ErrNotExist) || ours[name] {
+		return nil
 	}
-	return nil
+	if err == nil && !fi.isHarmlessSidecar(suffix) {
+		err = sw.stranger(rawString(name))
+	}
+	return err
 }

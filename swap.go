@@ -9,7 +9,6 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/spf13/afero"
 )
@@ -91,7 +90,7 @@ func (sw *swap) done(name rawString) string   { return path.Join(sw.Staging, "do
 var errNotMounted = errors.New("is not what was there when the restore began: is its file system mounted?")
 
 func mustHave(path string, fi fileInfo, inode uint64) error {
-	if inode != 0 && fi.inode != inode {
+	if inode != 0 && fi.inode != 0 && fi.inode != inode {
 		return fmt.Errorf("%s %w", path, errNotMounted)
 	}
 	return nil
@@ -165,161 +164,6 @@ func (sw *swap) isUntouched(ctx context.Context) (bool, error) {
 	return undone, err
 }
 
-// errStranger: somebody has worked with the files of an interrupted restore.
-var errStranger = errors.New("has come to be, or has changed, since the restore was interrupted: did the service run before Recover? Keep what is needed of it, move it away, and call Recover again")
-
-// findStrangers returns errStranger for what lies where the swap, finished or
-// undone to whatever extent, has put nothing.
-func (sw *swap) findStrangers(ctx context.Context, undo, complete bool) error {
-	if len(sw.NewSeen) != len(sw.New) || len(sw.OldSeen) != len(sw.Old) {
-		return errors.New("the journal does not say what the files looked like")
-	}
-	isNew := make(map[rawString]bool, len(sw.New))
-	for _, name := range sw.New {
-		isNew[name] = true
-	}
-	if err := sw.findOldStrangers(ctx, isNew); err != nil {
-		return err
-	}
-	worked, err := sw.findWorkedWith(ctx, complete)
-	if err != nil {
-		return err
-	}
-	if worked != "" && !complete {
-		return sw.stranger(worked)
-	}
-	if sw.Database == "" {
-		return nil
-	}
-	return sw.findStrangeSidecars(isNew[sw.Database], undo)
-}
-
-// findOldStrangers looks at the names of old entries: who is there may only be
-// the old one itself, or the new one.
-func (sw *swap) findOldStrangers(ctx context.Context, isNew map[rawString]bool) error {
-	for i, name := range sw.Old {
-		w, err := sw.whereIs(name)
-		if err != nil {
-			return err
-		}
-		if !w.inPlace || isNew[name] && !w.staged || sw.isHarmless(name, w) || slices.Contains(sw.InPlace, name) {
-			continue
-		}
-		changed, err := sw.hasChanged(ctx, name, sw.OldSeen[i])
-		if err != nil {
-			return err
-		}
-		if w.saved || changed {
-			return sw.stranger(name)
-		}
-	}
-	return nil
-}
-
-// findStrangeSidecars looks beside the database, old or new.
-func (sw *swap) findStrangeSidecars(hasNew, undo bool) error {
-	db, err := sw.whereIs(sw.Database)
-	if err != nil {
-		return err
-	}
-	replaced := hasNew && !db.staged && db.inPlace
-	for _, suffix := range sidecars {
-		name := sw.Database + rawString(suffix)
-		w, err := sw.whereIs(name)
-		if err != nil {
-			return err
-		}
-		known := sw.Old
-		if replaced {
-			known = sw.New // the old ones are out of the way
-		}
-		ours := slices.Contains(known, name) || replaced && !undo // the new database is in use
-		if w.inPlace && !sw.isHarmless(name, w) && !ours {
-			return sw.stranger(name)
-		}
-	}
-	return nil
-}
-
-// findWorkedWith returns the name of a new entry that was put in place and has
-// changed since, or is gone, if all of them were put there; or "".
-func (sw *swap) findWorkedWith(ctx context.Context, complete bool) (rawString, error) {
-	for i, name := range sw.New {
-		w, err := sw.whereIs(name)
-		if err != nil {
-			return "", err
-		}
-		if complete && !w.inPlace {
-			return name, nil
-		}
-		if !w.inPlace || w.staged {
-			continue
-		}
-		changed, err := sw.hasChanged(ctx, name, sw.NewSeen[i])
-		if err == nil && changed && slices.Contains(sw.InPlace, name) {
-			changed, err = sw.hasOtherBytes(ctx, name)
-		}
-		if err != nil || changed {
-			return name, err
-		}
-	}
-	return "", nil
-}
-
-// hasChanged compares what is at a name with what was seen there before, if
-// that is known.
-func (sw *swap) hasChanged(ctx context.Context, name rawString, seen string) (bool, error) {
-	if seen == "" {
-		return false, nil
-	}
-	now, err := sw.dir.look(ctx, string(name))
-	return now != seen, err
-}
-
-// checkMovedOut returns ErrServiceRunning if what has made room was written to
-// after it was looked at, right before the exchange: by who had it open, or came
-// in between.
-func (sw *swap) checkMovedOut(ctx context.Context) error {
-	for i, name := range sw.Old {
-		w, err := sw.whereIs(name)
-		if err != nil {
-			return err
-		}
-		isIndex := name == sw.Database+"-shm" // which a look at the database writes to
-		if !w.saved || sw.OldSeen[i] == "" || isIndex {
-			continue
-		}
-		now, err := sw.dir.look(ctx, sw.saved(name))
-		if err == nil && now != sw.OldSeen[i] {
-			err = sw.writtenTo(name)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (sw *swap) writtenTo(name rawString) error {
-	return fmt.Errorf("%w: %s was written to while it was replaced", ErrServiceRunning, sw.dir.full(string(name)))
-}
-
-func (sw *swap) stranger(name rawString) error {
-	return fmt.Errorf("%s %w", sw.dir.full(string(name)), errStranger)
-}
-
-// isHarmless reports whether what is at a name is a sidecar without meaning.
-func (sw *swap) isHarmless(name rawString, w whereabouts) bool {
-	suffix, ok := strings.CutPrefix(string(name), string(sw.Database))
-	return ok && sw.Database != "" && slices.Contains(sidecars, suffix) && w.info.isHarmlessSidecar(suffix)
-}
-
-// isHarmlessSidecar reports whether a sidecar may be what a look at the database
-// has left: an empty one, or the index of a write-ahead log, which is made anew.
-func (fi fileInfo) isHarmlessSidecar(suffix string) bool {
-	return fi.isRegular() && fi.size == 0 || suffix == "-shm"
-}
-
 // forward puts the new entries in place. changed records the swap in the
 // journal.
 func (sw *swap) forward(ctx context.Context, changed func() error) error {
@@ -327,6 +171,9 @@ func (sw *swap) forward(ctx context.Context, changed func() error) error {
 		return err
 	}
 	for _, name := range sw.New {
+		if err := sw.checkClear(ctx, name); err != nil {
+			return err
+		}
 		if err := sw.moveIn(ctx, name); err != nil {
 			return fmt.Errorf("put %s in place: %w", sw.dir.full(string(name)), err)
 		}
@@ -367,7 +214,7 @@ func (sw *swap) moveOut(ctx context.Context, name rawString, changed func() erro
 	if err != nil || !w.inPlace {
 		return err
 	}
-	if w.saved && sw.isHarmless(name, w) {
+	if w.saved && sw.isHarmless(ctx, name, w) {
 		return sw.dir.remove(string(name))
 	}
 	err = sw.dir.rename(string(name), sw.saved(name))
@@ -418,7 +265,7 @@ func (sw *swap) undo(ctx context.Context) error {
 				return errors.Join(append(failed, err)...)
 			}
 		}
-		if err := sw.putBack(name); err != nil {
+		if err := sw.putBack(ctx, name); err != nil {
 			failed = append(failed, fmt.Errorf("put %s back: %w", sw.dir.full(string(name)), err))
 			stuck[familyOf(name)] = true
 		}
@@ -432,7 +279,7 @@ func familyOf(name rawString) string { return cmp.Or(mainOf(string(name)), strin
 
 // putBack moves an old entry back, if it was moved out. A database that is nowhere
 // is an error.
-func (sw *swap) putBack(name rawString) error {
+func (sw *swap) putBack(ctx context.Context, name rawString) error {
 	w, err := sw.whereIs(name)
 	if err != nil {
 		return err
@@ -443,7 +290,7 @@ func (sw *swap) putBack(name rawString) error {
 		}
 		return err
 	}
-	if w.inPlace && sw.isHarmless(name, w) {
+	if w.inPlace && sw.isHarmless(ctx, name, w) {
 		if err := sw.dir.remove(string(name)); err != nil {
 			return err
 		}

@@ -1,0 +1,216 @@
+package backup_test
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/atocore/backup"
+)
+
+// What becomes of what a service does while its state is exchanged, or between a
+// crash and Recover.
+
+const oldLog = "the log of the old database, which is open somewhere"
+
+// A service opens the old database after the last look at it, and begins a log
+// while that makes room. The new database must not meet it, and it goes with the
+// old one.
+func TestRestoreNoticesALogOfTheOldDatabase(t *testing.T) {
+	for name, kind := range map[string]backup.Kind{"data/app.db": backup.Database, "tree/app.db": backup.Tree} {
+		t.Run(string(kind), func(t *testing.T) {
+			memoryAndOs(t, func(t *testing.T, w *world) {
+				w.exec(t, name, "CREATE TABLE t (x); INSERT INTO t VALUES ('snapshot')")
+				source := w.database(name)
+				if kind == backup.Tree {
+					source = w.treeSource("tree")
+				}
+				stamp := mustCreate(t, w.store(t, withSources(source))).Stamp
+				w.exec(t, name, "UPDATE t SET x = 'since'")
+				before := w.liveState(t)
+				started := false
+				s := w.faulty(t, func(op, p string) error {
+					if op == "rename" && p == w.path(name) && !started {
+						started = true
+						w.write(t, name+"-wal", oldLog)
+					}
+					return nil
+				}, withSources(source))
+				r, err := s.Restore(t.Context(), stamp, quickly)
+				if !errors.Is(err, backup.ErrServiceRunning) || w.pending(t) {
+					t.Errorf("%+v, %v", r, err)
+				}
+				if got := w.read(t, name+"-wal"); got != oldLog {
+					t.Errorf("the log: %q", got)
+				}
+				w.drop(t, name+"-wal")
+				mustBeSame(t, w.liveState(t), before)
+			})
+		})
+	}
+}
+
+// The databases in trees of the Python module's snapshots are not marked as such.
+func TestRestoreNoticesALogInATreeOfThePythonModule(t *testing.T) {
+	memoryAndOs(t, func(t *testing.T, w *world) {
+		w.python(t)
+		w.seed(t)
+		const log = "chroma/chroma.sqlite3-wal"
+		s := w.faulty(t, func(op, p string) error {
+			if op == "rename" && isStaged(p, "chroma.sqlite3") {
+				w.write(t, log, oldLog) // there was none a moment ago
+			}
+			return nil
+		})
+		if r, err := s.Restore(t.Context(), pythonSnapshot, quickly); !errors.Is(err, backup.ErrRecoveryPending) || !errors.Is(err, backup.ErrServiceRunning) {
+			t.Errorf("%+v, %v", r, err)
+		}
+		w.mustBePending(t, nil)
+	})
+}
+
+// A service commits to a new database, and then the restore of another source
+// fails. The old database must not meet the log, and what was committed must not
+// go with the new one.
+func TestRestoreTakesNoCommitsBack(t *testing.T) {
+	for name, commit := range map[string]func(t *testing.T, w *world){
+		"log": func(t *testing.T, w *world) { w.write(t, "data/app.db-wal", "the log of the new database") },
+		"rollback": func(t *testing.T, w *world) {
+			w.exec(t, "data/app.db", "INSERT INTO t VALUES (zeroblob(20000)) -- the size tells in memory, too")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			memoryAndOs(t, func(t *testing.T, w *world) {
+				w.exec(t, "data/app.db", "CREATE TABLE t (x); INSERT INTO t VALUES ('snapshot')")
+				w.write(t, "z/f", "snapshot")
+				sources := withSources(w.database("data/app.db"), w.file("z/f"))
+				stamp := mustCreate(t, w.store(t, sources)).Stamp
+				w.exec(t, "data/app.db", "UPDATE t SET x = 'since'")
+				s := w.faulty(t, at("rename", func(p string) bool { return isStaged(p, "f") }, func(string) error {
+					commit(t, w)
+					return syscall.EIO
+				}), sources)
+				r, err := s.Restore(t.Context(), stamp, quickly)
+				if !errors.Is(err, backup.ErrRecoveryPending) || !errors.Is(err, backup.ErrServiceRunning) || !errors.Is(err, syscall.EIO) {
+					t.Errorf("%+v, %v", r, err)
+				}
+				s = w.store(t, sources)
+				if r, err := s.Recover(t.Context()); !errors.Is(err, backup.ErrRecoveryPending) {
+					t.Errorf("%+v, %v", r, err)
+				}
+				for _, suffix := range []string{"", "-wal"} { // as the error says
+					if w.exists(t, "data/app.db"+suffix) {
+						w.rename(t, "data/app.db"+suffix, "away"+suffix)
+					}
+				}
+				if r, err := s.Recover(t.Context()); err != nil || r.Outcome != backup.RestoreUndone {
+					t.Errorf("%+v, %v", r, err)
+				}
+				if got := w.query(t, "data/app.db", "SELECT x FROM t"); got != "since" {
+					t.Errorf("got %q", got)
+				}
+			})
+		})
+	}
+}
+
+// The same as for a Database goes for one at the top of a tree: it has a log that
+// nobody knows of, and did not change itself.
+func TestRecoverFindsALogInATree(t *testing.T) {
+	for name, undo := range map[string]bool{"finish": false, "undo": true} {
+		t.Run(name, func(t *testing.T) {
+			memoryAndOs(t, func(t *testing.T, w *world) {
+				w.exec(t, "tree/app.db", "CREATE TABLE t (x); INSERT INTO t VALUES ('snapshot')")
+				w.write(t, "tree/z", "snapshot")
+				sources := withSources(w.treeSource("tree"))
+				stamp := mustCreate(t, w.store(t, sources)).Stamp
+				w.exec(t, "tree/app.db", "UPDATE t SET x = 'since'")
+				s, stopped := w.stopping(t, func(op, p string) bool {
+					return op == "rename" && (p == w.path("tree/app.db") || undo && isStaged(p, "z")) && (!undo || isStaged(p, "z"))
+				}, sources)
+				if _, err := s.Restore(t.Context(), stamp, confirmed); err == nil || !stopped() {
+					t.Fatalf("not interrupted: %v", err)
+				}
+				if undo {
+					w.toUndo(t)
+				}
+				w.write(t, "tree/app.db-wal", "committed, and not in the database yet")
+				before := w.tree(t, ".")
+				if r, err := w.store(t, sources).Recover(t.Context()); !errors.Is(err, backup.ErrRecoveryPending) {
+					t.Errorf("%+v, %v", r, err)
+				}
+				mustBeSame(t, w.tree(t, "."), before)
+			})
+		})
+	}
+}
+
+// A look at a database in WAL mode may leave empty files beside it, if it is
+// killed; and a power cut may bring those back that it has removed.
+func TestRecoverPassesOverWhatALookLeft(t *testing.T) {
+	for _, db := range []string{"tree/sub/x.db", "tree/x.db"} {
+		for name, undo := range map[string]bool{"finish": false, "undo": true} {
+			t.Run(strings.ReplaceAll(db, "/", "_")+"_"+name, func(t *testing.T) {
+				memoryAndOs(t, func(t *testing.T, w *world) {
+					w.exec(t, db, "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; CREATE TABLE t (x); INSERT INTO t VALUES ('snapshot')")
+					w.write(t, "z/f", "snapshot")
+					sources := withSources(w.treeSource("tree"), w.file("z/f"))
+					stamp := mustCreate(t, w.store(t, sources)).Stamp
+					w.exec(t, db, "PRAGMA locking_mode=EXCLUSIVE; UPDATE t SET x = 'since'")
+					s, stopped := w.stopping(t, func(op, p string) bool { return op == "rename" && isStaged(p, "f") }, sources)
+					if _, err := s.Restore(t.Context(), stamp, confirmed); err == nil || !stopped() {
+						t.Fatalf("not interrupted: %v", err)
+					}
+					if undo {
+						w.toUndo(t)
+					}
+					w.write(t, db+"-wal", "")
+					w.write(t, db+"-shm", "an index")
+					if r, err := w.store(t, sources).Recover(t.Context()); err != nil {
+						t.Errorf("%+v, %v", r, err)
+					}
+					want := map[bool]string{false: "snapshot", true: "since"}[undo]
+					if got := w.query(t, db, "SELECT x FROM t"); got != want {
+						t.Errorf("got %q, want %q", got, want)
+					}
+				})
+			})
+		}
+	}
+}
+
+// Who has a file open goes on to write to it when it has made room.
+func TestRecoverKeepsWhatIsWrittenToTheOldFiles(t *testing.T) {
+	w := osWorld(t)
+	w.write(t, "a/f", "snapshot")
+	w.write(t, "b/g", "snapshot")
+	a, b := w.file("a/f"), w.file("b/g")
+	a.Name = "a"
+	sources := withSources(a, b)
+	stamp := mustCreate(t, w.store(t, sources)).Stamp
+	w.write(t, "a/f", "since")
+	w.write(t, "b/g", "since")
+	f, err := os.OpenFile(w.path("a/f"), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	s, stopped := w.stopping(t, func(op, p string) bool { return op == "rename" && isStaged(p, "g") }, sources)
+	if _, err := s.Restore(t.Context(), stamp, confirmed); err == nil || !stopped() {
+		t.Fatalf("not interrupted: %v", err)
+	}
+	if _, err := f.WriteString(", acknowledged"); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := w.store(t, sources).Recover(t.Context()); err != nil || r.Outcome != backup.RestoreUndone {
+		t.Errorf("%+v, %v", r, err)
+	}
+	got := []string{w.read(t, "a/f"), w.read(t, "b/g")}
+	if diff := cmp.Diff(got, []string{"since, acknowledged", "since"}); diff != "" {
+		t.Errorf("(-got +want):\n%s", diff)
+	}
+}
