@@ -14,7 +14,9 @@ import (
 // RestoreOptions are the options of [Store.Restore].
 type RestoreOptions struct {
 	// ConfirmServiceStopped says that nobody has the state open. Restore
-	// sees most services that run all the same, but not all.
+	// sees most services that run all the same, but not all: who has opened a
+	// database and not read it yet holds no lock, and may begin a log when
+	// another has taken its place, which damages that.
 	ConfirmServiceStopped bool
 
 	// Sources names what to put back. If empty, every source that the
@@ -475,13 +477,13 @@ func (r *restorer) exchange(ctx context.Context) error {
 	if err := r.forward(context.WithoutCancel(ctx), r.journal); err != nil {
 		return err
 	}
-	if err := r.checkSidecars(); err != nil {
-		return err
-	}
 	if err := r.verify(ctx); err != nil {
 		return err
 	}
-	return r.journal.checkMovedOut(ctx)
+	if err := r.journal.checkMovedOut(ctx); err != nil {
+		return err
+	}
+	return r.checkSidecars() // last: who has opened the old database may begin its log late
 }
 
 // discardStaged removes what was staged before anything was exchanged.
