@@ -93,7 +93,7 @@ func (c *copier) copyMain(ctx context.Context, main osFile, size int64, out plac
 	}
 	src := c.cloneable(main)
 	err = out.dir.createCopy(out.name, src, size, func(dst newFile) error {
-		done, err := copyHashed(ctx, dst, src, size, c.moved)
+		done, err := copyHashed(ctx, dst, io.NewSectionReader(src, 0, size), size, c.moved)
 		sum = done.sha256
 		return err
 	})

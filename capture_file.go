@@ -266,7 +266,7 @@ func (c *copier) copyFile(ctx context.Context, from place, seen fileInfo, to str
 	}
 }
 
-// tryCopyFile copies as much as the file had when it was opened, completes its
+// tryCopyFile copies as much as the file has when its end is reached, completes its
 // entry, and reports whether that was all of one instant.
 func (c *copier) tryCopyFile(ctx context.Context, from place, seen fileInfo, out place, e entry) (_ entry, stable bool, err error) {
 	f, before, err := from.openSeen(ctx, seen)
@@ -282,9 +282,10 @@ func (c *copier) tryCopyFile(ctx context.Context, from place, seen fileInfo, out
 	}
 	var done copied
 	src := c.cloneable(f)
+	all := &growingReader{src: src, file: f, end: before.size}
 	const whole = math.MaxInt64 // what is cut may never have been so
 	err = out.dir.createCopy(out.name, src, whole, func(dst newFile) (err error) {
-		done, err = copyHashed(ctx, dst, src, before.size, c.moved)
+		done, err = copyHashed(ctx, dst, all, before.size, c.moved)
 		return err
 	})
 	if err != nil {
@@ -292,11 +293,57 @@ func (c *copier) tryCopyFile(ctx context.Context, from place, seen fileInfo, out
 	}
 	e.Size, e.SHA256 = done.size, done.sha256
 	e.setAttributes(before)
-	stable, err = c.isOfOneInstant(ctx, &e, f, before, out, done)
+	now, err := all.look()
+	if err != nil {
+		return e, false, errors.Join(err, out.remove())
+	}
+	stable, err = c.isOfOneInstant(ctx, &e, f, before, now, out, done)
 	if err != nil {
 		err = errors.Join(err, out.remove())
 	}
 	return e, stable, err
+}
+
+// A growingReader reads a file to the end that it had, and then what has come
+// behind that by then, once: what was written there may go with what was written
+// in a part that was not read yet.
+type growingReader struct {
+	src      io.ReaderAt
+	file     afero.File
+	off, end int64
+	now      *fileInfo // of the file, when all was read to the end that it had
+}
+
+func (r *growingReader) Read(p []byte) (int, error) {
+	if r.off >= r.end {
+		if r.now != nil {
+			return 0, io.EOF
+		}
+		if _, err := r.look(); err != nil {
+			return 0, err
+		}
+		if r.end = max(r.end, r.now.size); r.off >= r.end {
+			return 0, io.EOF
+		}
+	}
+	n, err := r.src.ReadAt(p[:min(int64(len(p)), r.end-r.off)], r.off)
+	r.off += int64(n)
+	if n > 0 && err == io.EOF {
+		err = nil // it may have grown
+	}
+	return n, err
+}
+
+// look returns what the file was like when its end was reached, or is now.
+func (r *growingReader) look() (fileInfo, error) {
+	if r.now == nil {
+		now, err := statSource(r.file)
+		if err != nil {
+			return now, err
+		}
+		r.now = &now
+	}
+	return *r.now, nil
 }
 
 // refuseHot returns errIsDatabase for what is to be copied hot, and was not
@@ -364,11 +411,7 @@ func hidesSize(f afero.File, src io.ReaderAt, info fileInfo) (bool, error) {
 // isOfOneInstant reports whether a file was copied as it was at one instant.
 // What counts is the file that was opened: if another one has its name by now,
 // it was whole before.
-func (c *copier) isOfOneInstant(ctx context.Context, e *entry, f afero.File, before fileInfo, out place, done copied) (bool, error) {
-	now, err := statSource(f)
-	if err != nil {
-		return false, err
-	}
+func (c *copier) isOfOneInstant(ctx context.Context, e *entry, f afero.File, before, now fileInfo, out place, done copied) (bool, error) {
 	// A write within the same tick of the clock leaves the times as they were.
 	const tick = 2 * time.Second // FAT's, the coarsest
 	if done.size == before.size && now.unchanged(before) && before.isOlder(tick, done.dst.made) {
@@ -378,14 +421,15 @@ func (c *copier) isOfOneInstant(ctx context.Context, e *entry, f afero.File, bef
 	if done.dst.cloned {
 		return true, c.measure(ctx, e, out)
 	}
-	if done.size != before.size {
+	if done.size < before.size {
 		return false, nil
 	}
 	return c.readsAgain(ctx, e, f, now)
 }
 
 // readsAgain reports whether a file that may have been written to under its
-// copy has what was copied, as a log has that grew. If it is written to now,
+// copy has what was copied, as a log has that grew: then it had no more, and no
+// less, when the end of the copy was reached. If it is written to now,
 // too, and does not grow, that proves nothing: it may go to and fro between two
 // contents, and each reading have the same half of both. (A file that another
 // takes the name of is not written to. Only its ctime changes.)

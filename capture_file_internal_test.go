@@ -38,14 +38,18 @@ func TestCloneOfWhatHasBecomeADatabaseIsNoFile(t *testing.T) {
 	if _, err := live.WriteString("changed"); err != nil {
 		t.Fatal(err)
 	}
+	now, err := statSource(live)
+	if err != nil {
+		t.Fatal(err)
+	}
 	c := &copier{t: &target{Source: &Source{Kind: Tree}}}
 	e := entry{Type: typeFile}
-	_, err = c.isOfOneInstant(t.Context(), &e, live, before, clone, copied{dst: newFile{cloned: true}})
+	_, err = c.isOfOneInstant(t.Context(), &e, live, before, now, clone, copied{dst: newFile{cloned: true}})
 	if !errors.Is(err, errIsDatabase) {
 		t.Errorf("got %v, want %v", err, errIsDatabase)
 	}
 	raw := entry{Type: typeRaw}
-	if stable, err := c.isOfOneInstant(t.Context(), &raw, live, before, clone, copied{dst: newFile{cloned: true}}); !stable || err != nil {
+	if stable, err := c.isOfOneInstant(t.Context(), &raw, live, before, now, clone, copied{dst: newFile{cloned: true}}); !stable || err != nil {
 		t.Errorf("copied as it lies: %v, %v", stable, err)
 	}
 }

@@ -100,9 +100,9 @@ type copied struct {
 	sha256 string  // of what was read
 }
 
-// copyHashed is copyPlain, and hashes what it reads of src: if that changes
-// meanwhile, the sum is not that of a clone.
-func copyHashed(ctx context.Context, dst newFile, src io.ReaderAt, size int64, moved func(n int64)) (c copied, err error) {
+// copyHashed copies src, which has size bytes, about, and hashes what it reads: if
+// that changes meanwhile, the sum is not that of a clone.
+func copyHashed(ctx context.Context, dst newFile, src io.Reader, size int64, moved func(n int64)) (c copied, err error) {
 	c.dst = dst
 	sum := newHashBeside(size)
 	defer func() { c.sha256 = sum.end() }()
@@ -110,7 +110,7 @@ func copyHashed(ctx context.Context, dst newFile, src io.ReaderAt, size int64, m
 	if !dst.cloned {
 		w = io.MultiWriter(sum, &earlyWriter{file: dst.File})
 	}
-	c.size, err = copyBytes(ctx, w, io.NewSectionReader(src, 0, size), moved)
+	c.size, err = copyBytes(ctx, w, src, moved)
 	return c, err
 }
 

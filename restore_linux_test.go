@@ -512,7 +512,9 @@ func TestRestoreOfReadOnlyDirectoriesByUser(t *testing.T) {
 	if got := w.read(t, "chroma/extra"); got != "extra" {
 		t.Errorf("after undo: %q", got)
 	}
-	stopping, stopped := w.stopping(t, func(op, p string) bool { return op == "chmod" && p == w.path("chroma/ro") && len(w.matches(t, "chroma/.atobackup-*/old/ro")) > 0 })
+	stopping, stopped := w.stopping(t, func(op, p string) bool {
+		return op == "chmod" && p == w.path("chroma/ro") && len(w.matches(t, "chroma/.atobackup-*/old/ro")) > 0
+	})
 	if _, err := stopping.Restore(t.Context(), stamp, confirmed); err == nil || !stopped() {
 		t.Fatalf("not interrupted: %v", err)
 	}

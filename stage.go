@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path"
 	"path/filepath"
@@ -315,7 +316,7 @@ func (e *entry) copy(ctx context.Context, dst newFile, src afero.File, size int6
 	if e.SHA256 != "" {
 		return copyPlain(ctx, dst, src, size, moved)
 	}
-	done, err := copyHashed(ctx, dst, src, size, moved)
+	done, err := copyHashed(ctx, dst, io.NewSectionReader(src, 0, size), size, moved)
 	e.SHA256 = done.sha256 // the Python module's have none: what was read now must do
 	return err
 }
