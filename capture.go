@@ -22,6 +22,7 @@ type target struct {
 	layout       *treeLayout // of a tree
 	device       any         // of a tree, on which it begins
 	tellsChanges bool        // of a tree: see dir.tellsChanges
+	volume       string      // of a tree: see dir.volume
 	databases    []place     // of a tree, the ones to pin before anything is copied
 	skipped      []string    // of a tree, what is neither file, directory nor link
 	release      func()      // ends its quiescence
@@ -131,7 +132,8 @@ func (c *capture) locateTree(ctx context.Context, t *target) (err error) {
 	if c.depth == scanNothing {
 		return nil
 	}
-	t.device, t.tellsChanges = here.device(), t.dir.tellsChanges()
+	t.device, t.volume = here.device(), t.dir.volume()
+	t.tellsChanges = t.dir.tellsChanges() && (t.volume != "" || !t.dir.native)
 	return c.scan(ctx, t)
 }
 

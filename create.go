@@ -186,7 +186,7 @@ func (ss *session) createOnce(ctx context.Context, req createRequest) (snap *Sna
 	}
 	m := &metadata{
 		Format: metadataFormat, Stamp: stamp, Origin: req.Origin, Pinned: req.Pin, Labels: req.Labels,
-		Level: req.Level, Sources: ss.states(c), PosixNames: c.entries.posixNames(), Boot: ss.snapshots.bootID(),
+		Level: req.Level, Sources: ss.states(c), PosixNames: c.entries.posixNames(), Boot: ss.snapshots.bootID(), Volumes: c.volumes(),
 	}
 	m.CreatedAt = now.UTC().Round(0)
 	if err := ss.writeManifest(ctx, out, c.entries, m); err != nil {

@@ -283,7 +283,8 @@
 // mapping sets none. Nor is it done for a file that had changed within the
 // minute before it was copied, as who wrote to it may still be at it; nor across
 // a start of the system, as a power cut can take back the times of a file and
-// not what was written (fdatasync(2)). Such files are read again. (A disk that
+// not what was written (fdatasync(2)); nor once another file system has been
+// mounted there, or the same one again. Such files are read again. (A disk that
 // is pulled out while it is written to is not noticed.)
 //
 // Snapshots that share can each be deleted, validated and restored without
@@ -378,6 +379,7 @@
 //	manifest_bytes    its size
 //	posix_names       see below
 //	boot              of Linux, when it was taken (see "Sharing"), or absent
+//	volumes           of trees: the file system and mount; absent if unknown
 //
 // Then come the keys of the Python module. Its paths are absolute and no more
 // than hints: the directory may have been moved since.

@@ -658,6 +658,16 @@ func (d *dir) bootID() string {
 	return ""
 }
 
+// volume names the file system that the directory is on, and the mount by which
+// it is there, or is "". (An image that has been made in the same way as another
+// may number its files alike, and have set all of their times alike.)
+func (d *dir) volume() string {
+	if d.native {
+		return d.nativeVolume()
+	}
+	return ""
+}
+
 // tellsChanges reports whether a file that was written to can be told by its
 // times, while the system runs. A server may have a clock of its own, and some
 // file systems let anybody set all times.

@@ -15,7 +15,8 @@ type loaded struct {
 	*dir
 	snapshot *Snapshot
 	entries  manifest
-	legacy   bool // made by the Python module
+	legacy   bool              // made by the Python module
+	volumes  map[string]string // see metadata
 }
 
 // load reads the metadata and the manifest of the snapshot in d.
@@ -30,6 +31,7 @@ func (d *dir) load(ctx context.Context, stamp string) (*loaded, *Problem) {
 	if l.legacy = m == nil; l.legacy {
 		l.entries, err = d.inventory(snap)
 	} else {
+		l.volumes = m.Volumes
 		l.entries, err = d.readManifest(ctx, m)
 	}
 	switch {

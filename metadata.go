@@ -34,7 +34,8 @@ type metadata struct {
 	Manifest   string            `json:"manifest_sha256"`
 	Size       int64             `json:"manifest_bytes"`
 	PosixNames bool              `json:"posix_names"`
-	Boot       string            `json:"boot,omitempty"` // see dir.bootID
+	Boot       string            `json:"boot,omitempty"`    // see dir.bootID
+	Volumes    map[string]string `json:"volumes,omitempty"` // of trees that were there: see dir.volume
 	legacyMetadata
 }
 

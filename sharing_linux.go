@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -47,6 +48,27 @@ func (d *dir) fileSystem() uint32 {
 		return 0
 	}
 	return uint32(st.Type)
+}
+
+// nativeVolume goes by what statfs(2) and statx(2) say. The number of a mount is
+// used again before Linux 6.8.
+func (d *dir) nativeVolume() string {
+	f, err := d.handle()
+	if err != nil {
+		return ""
+	}
+	var fs unix.Statfs_t
+	if err := ignoringEINTR(func() error { return unix.Fstatfs(int(f.Fd()), &fs) }); err != nil {
+		return ""
+	}
+	var st unix.Statx_t
+	err = ignoringEINTR(func() error {
+		return unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID|unix.STATX_MNT_ID_UNIQUE, &st)
+	})
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%d:%d %x %x", st.Dev_major, st.Dev_minor, fs.Fsid.Val, st.Mnt_id)
 }
 
 // bootID names the time since the system was started: see random(4).

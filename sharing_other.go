@@ -12,6 +12,9 @@ const oNoatime = 0 // there is no such flag
 // timesTellChanges reports that nothing is known of the file system.
 func (d *dir) timesTellChanges() bool { return false }
 
+// nativeVolume returns "": it is not known.
+func (d *dir) nativeVolume() string { return "" }
+
 // bootID returns "": it is not known.
 func bootID() string { return "" }
 

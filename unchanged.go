@@ -92,7 +92,7 @@ func (ss *session) loadGood(ctx context.Context, stamp string, wanted func(*meta
 // still the same as, and that snapshot, or nil.
 func (c *capture) earlier(t *target, to string, fi fileInfo) (*loaded, *entry) {
 	from := c.previous[t.Name]
-	if from == nil || c.apart[to] || !t.tellsChanges {
+	if from == nil || c.apart[to] || !t.tellsChanges || fi.device() != t.device || from.volumes[t.Name] != t.volume {
 		return nil, nil
 	}
 	e, ok := from.entries.find(to)
@@ -102,8 +102,19 @@ func (c *capture) earlier(t *target, to string, fi fileInfo) (*loaded, *entry) {
 	return from, e
 }
 
-// isStill reports whether a file is as it was when it was copied. While the
-// system runs, nobody can write to it, or set its times, and leave the time of
+// volumes says where the trees were that were captured.
+func (c *capture) volumes() map[string]string {
+	volumes := make(map[string]string)
+	for _, t := range c.targets {
+		if t.Kind == Tree && t.volume != "" {
+			volumes[t.Name] = t.volume
+		}
+	}
+	return volumes
+}
+
+// isStill reports whether a file of that volume is as it was when it was copied.
+// While the system runs, nobody can write to it, or set its times, and leave the time of
 // that as it was.
 func (e *entry) isStill(fi fileInfo) bool {
 	return e.Inode != 0 && e.Inode == fi.inode && e.Size == fi.size && e.Mode == formatPerm(fi.mode) &&

@@ -492,3 +492,30 @@ func TestEachSourceIsReleasedWhenOneReleasePanics(t *testing.T) {
 		t.Errorf("released %v", released)
 	}
 }
+
+// Two file systems that were made in the same way may number their files alike,
+// and give them the same times.
+func TestNothingIsSharedAcrossAMount(t *testing.T) {
+	w := osWorld(t)
+	w.write(t, "volume/f", "content")
+	w.mkdir(t, "tree")
+	w.mkdir(t, "elsewhere")
+	waitUntilOld(t, w, "volume/f")
+	bindForNow(t, w.path("volume"), w.path("tree"))
+	s := w.store(t, linkedTree(w))
+	copyOf := func() uint64 { return inode(t, w.path("backups/snapshots/"+mustCreate(t, s).Stamp+"/tree/f")) }
+	first, second := copyOf(), copyOf()
+	if second != first {
+		t.Error("what has not changed was copied")
+	}
+	detach(t, w.path("tree"))
+	bindForNow(t, w.path("volume"), w.path("elsewhere")) // the numbers of mounts were used again once
+	bindForNow(t, w.path("volume"), w.path("tree"))
+	third := copyOf()
+	if third == second {
+		t.Error("shared with a snapshot of before it was mounted")
+	}
+	if copyOf() != third {
+		t.Error("what has not changed since was copied")
+	}
+}
