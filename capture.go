@@ -49,7 +49,8 @@ type capture struct {
 	depth   scanDepth
 	targets []*target
 
-	patience *patience // with databases that are locked, in all: those that are pinned already wait, too
+	patience *patience // with databases that are locked, in all: writers of those that are pinned wait, too
+	holding  *patience // for moments without a writer, in all
 
 	clones   cloning            // where the snapshots are
 	device   any                // which is there, if they can be made
@@ -225,7 +226,7 @@ func (c *capture) count(t *target, candidates *gatherer, at place, name string, 
 	if err := c.held.check(at); err != nil {
 		return err
 	}
-	if c.depth == scanBytes && same == nil && t.Quiesce == nil && fi.isOfPages() {
+	if c.depth == scanBytes && same == nil && t.Quiesce == nil && fi.isOfPages() && !isInSnapshot(t.Path+"/"+name) {
 		candidates.add(at, name, fi)
 	}
 	return nil
@@ -349,7 +350,7 @@ func (c *capture) pinTarget(ctx context.Context, t *target) error {
 		if err := findHeldFiles().checkDatabase(db); err != nil { // Quiesce took its time, and so did those before
 			return err
 		}
-		p, err := pinDatabase(ctx, db, c.patience)
+		p, err := pinDatabase(ctx, db, c.patience, c.holding)
 		if err == nil {
 			c.pins[db.full()] = p
 			if !p.still && c.canClone(p.info) {

@@ -126,9 +126,9 @@ func (c *capture) pinned(ctx context.Context, db place, fi fileInfo) (*pin, erro
 		p.close()
 	}
 	if tried {
-		return pinDatabase(ctx, db, nil)
+		return pinDatabase(ctx, db, nil, nil)
 	}
-	return pinDatabase(ctx, db, newPatience(c.cfg.BusyTimeout, nil))
+	return pinDatabase(ctx, db, newPatience(c.cfg.BusyTimeout), c.holding)
 }
 
 // writeErrors remembers whether writing failed, so that a failed copy can be

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/afero"
@@ -347,9 +348,13 @@ func (r *growingReader) look() (fileInfo, error) {
 }
 
 // refuseHot returns errIsDatabase for what is to be copied hot, and was not
-// listed as that; and for a File, which is no Database.
+// listed as that; and for a File, which is no Database. In a tree, the snapshots
+// of another store are copied as they lie.
 func (c *copier) refuseHot(e *entry, r io.ReaderAt, size int64) error {
 	if c.t.Kind == Database || c.t.Kind == File && c.lenient || e.Type != typeFile {
+		return nil
+	}
+	if c.t.Kind == Tree && isInSnapshot(c.t.Path+strings.TrimPrefix(string(e.Path), c.t.Name)) {
 		return nil
 	}
 	err := refuseDatabase(r, size)

@@ -87,3 +87,26 @@ func TestLockedDatabaseInATreeIsCopiedRawAndNoted(t *testing.T) {
 		}
 	})
 }
+
+// To wait for a moment without a writer is good for speed alone, and takes nothing
+// from what a database that is locked is waited for.
+func TestWriterOfOneDatabaseTakesNoTimeFromAnother(t *testing.T) {
+	w := osWorld(t)
+	w.exec(t, "a.db", "PRAGMA journal_mode=WAL; CREATE TABLE t (x)")
+	w.exec(t, "b.db", "CREATE TABLE t (x)")
+	mustExec(t, w.connect(t, "a.db"), "BEGIN IMMEDIATE; INSERT INTO t VALUES (1)")
+	service := w.connect(t, "b.db")
+	mustExec(t, service, "BEGIN EXCLUSIVE; INSERT INTO t VALUES (1)")
+	const patience = 300 * time.Millisecond
+	a, b := w.database("a.db"), w.database("b.db")
+	a.Name, b.Name = "a", "b"
+	ctx := &waiting{Context: t.Context(), enough: 90, waited: func() { mustExec(t, service, "COMMIT") }} // 60 for the one
+	s := w.store(t, withSources(a, b), func(cfg *backup.Config) { cfg.BusyTimeout = patience })
+	snap, err := s.Create(ctx, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if problems := problemsOf(snap); problems != nil {
+		t.Error(problems)
+	}
+}

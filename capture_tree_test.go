@@ -541,3 +541,29 @@ func TestManyProblemsAreAbridged(t *testing.T) {
 		t.Errorf("(-listed +created):\n%s", diff)
 	}
 }
+
+// A tree may hold another store. Its snapshots would fail validation for as long
+// as their databases were open, and for good if that was cut short.
+func TestSnapshotsOfAnotherStoreAreCopiedAsTheyLie(t *testing.T) {
+	memoryAndOs(t, func(t *testing.T, w *world) {
+		w.exec(t, "srv/app.db", "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; CREATE TABLE t (x)")
+		other := w.store(t, withSources(w.database("srv/app.db")), func(cfg *backup.Config) { cfg.Dir = w.path("srv/backups") })
+		theirs := mustCreate(t, other)
+		looks := 0
+		s := w.store(t, withSources(w.treeSource("srv")), func(cfg *backup.Config) {
+			cfg.Progress = func(backup.Progress) {
+				looks++
+				mustBeValid(t, other, theirs.Stamp)
+			}
+		})
+		snap := mustCreate(t, s)
+		if looks == 0 {
+			t.Error("no progress")
+		}
+		types := w.types(t, snap.Stamp)
+		got := []string{types["tree/app.db"], types["tree/backups/snapshots/"+theirs.Stamp+"/db/app.db"]}
+		if diff := cmp.Diff(got, []string{"db", "file"}); diff != "" {
+			t.Errorf("(-got +want):\n%s", diff)
+		}
+	})
+}

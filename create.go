@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"unicode/utf8"
 
@@ -83,6 +84,7 @@ func (s *Store) createRequest(opts *CreateOptions) (createRequest, error) {
 	var req createRequest
 	if opts != nil {
 		req.CreateOptions = *opts
+		req.Labels = maps.Clone(opts.Labels) // the Snapshot keeps them
 	}
 	var mistakes []error
 	for _, name := range req.Include {
@@ -214,8 +216,8 @@ func notRemoved(err error) error {
 func (s *Store) newCapture(req createRequest) *capture {
 	return &capture{
 		Store: s, lenient: req.lenient, apart: req.apart, held: findHeldFiles(), meter: s.newMeter("create"),
-		patience: newPatience(s.cfg.BusyTimeout, nil),
-		pins:     make(map[string]*pin), unpinned: make(map[string]bool),
+		patience: newPatience(s.cfg.BusyTimeout), holding: newPatience(min(s.cfg.BusyTimeout, holdPatience)),
+		pins: make(map[string]*pin), unpinned: make(map[string]bool),
 	}
 }
 

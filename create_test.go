@@ -1164,3 +1164,36 @@ func TestErrorsNameTheSnapshot(t *testing.T) {
 		t.Errorf("validate: %v", err)
 	}
 }
+
+// A file system that makes a directory that there is, as afero's CopyOnWriteFs
+// does, and a clock that stands still.
+func TestStampsDoNotCollideWhereMkdirDoesNotTell(t *testing.T) {
+	w := newWorld(t, afero.NewMemMapFs(), "/srv")
+	w.write(t, "f", "content")
+	s := w.store(t, withSources(w.file("f")), func(cfg *backup.Config) {
+		cfg.Fs = afero.NewCopyOnWriteFs(afero.NewReadOnlyFs(w.fs), afero.NewMemMapFs())
+		cfg.Now = func() time.Time { return start }
+	})
+	var stamps []string
+	for range 3 {
+		stamps = append(stamps, mustCreate(t, s).Stamp)
+	}
+	list, err := s.List(t.Context())
+	if err != nil || len(list) != 3 {
+		t.Errorf("created %v, listed %d, %v", stamps, len(list), err)
+	}
+}
+
+func TestSnapshotKeepsItsLabels(t *testing.T) {
+	w := newWorld(t, afero.NewMemMapFs(), "/srv")
+	w.write(t, "f", "content")
+	labels := map[string]string{"reason": "first"}
+	snap, err := w.store(t, withSources(w.file("f"))).Create(t.Context(), &backup.CreateOptions{Labels: labels})
+	if err != nil {
+		t.Fatal(err)
+	}
+	labels["reason"] = "second"
+	if snap.Labels["reason"] != "first" {
+		t.Errorf("labels: %v", snap.Labels)
+	}
+}

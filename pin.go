@@ -30,9 +30,10 @@ type pin struct {
 	still    bool  // the main file has all that is pinned
 }
 
-// pinDatabase starts a read transaction on the live database at db, and waits
-// for a writer that has it locked as long as wait says.
-func pinDatabase(ctx context.Context, db place, wait *patience) (p *pin, err error) {
+// pinDatabase starts a read transaction on the live database at db. It waits for
+// a writer that has it locked as long as wait says, and for a moment without one,
+// which it can do without, as long as hold does.
+func pinDatabase(ctx context.Context, db place, wait, hold *patience) (p *pin, err error) {
 	l, err := openLive(ctx, db, wait)
 	if err != nil {
 		return nil, err
@@ -44,7 +45,7 @@ func pinDatabase(ctx context.Context, db place, wait *patience) (p *pin, err err
 		}
 	}()
 	return p, guard(func() error {
-		letGo, err := p.holdWriters(ctx, wait)
+		letGo, err := p.holdWriters(ctx, hold)
 		if err != nil {
 			return err
 		}
@@ -69,8 +70,8 @@ func (p *pin) close() {
 	p.Close() // nothing was written through it
 }
 
-// holdPatience is how long to wait for a moment without a writer. If there is
-// none, the database is copied page by page.
+// holdPatience is how long to wait for moments without a writer, in all. If there
+// is none, a database is copied page by page.
 const holdPatience = time.Second
 
 // longLog is the size from which a log is checkpointed before writers are
@@ -122,7 +123,7 @@ func (p *pin) holdWriters(ctx context.Context, wait *patience) (letGo func() err
 	if err != nil || !wal || p.keepLog {
 		return letGo, err
 	}
-	writer, err := openLive(ctx, p.db, newPatience(holdPatience, wait))
+	writer, err := openLive(ctx, p.db, wait)
 	if err != nil {
 		return letGo, nil // to be told by who cannot do without
 	}

@@ -29,18 +29,17 @@ func connect(t *testing.T, path, sql string) *sqlite3.Conn {
 
 // While one database is waited for, the writers of those that are pinned already
 // wait, too: all of them share one patience.
-func TestPatienceIsShared(t *testing.T) {
+func TestPatienceEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // in no time
-		all := newPatience(50*time.Millisecond, nil)
-		part := newPatience(20*time.Millisecond, all)
 		waits := func(p *patience) (n int) {
 			for p.busy(t.Context(), n) {
 				n++
 			}
 			return n
 		}
-		if of, rest, none := waits(part), waits(newPatience(time.Hour, all)), waits(nil); of != 4 || rest != 6 || none != 0 {
-			t.Errorf("waited %d, %d and %d times", of, rest, none)
+		shared := newPatience(50 * time.Millisecond)
+		if first, second, none := waits(shared), waits(shared), waits(nil); first != 10 || second != 0 || none != 0 {
+			t.Errorf("waited %d, %d and %d times", first, second, none)
 		}
 	})
 }

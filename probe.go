@@ -20,7 +20,10 @@ func (s *Store) probeSource(ctx context.Context, src *Source) error {
 		return nil
 	}
 	var running error
-	_ = s.eachLive(ctx, src, func(at place, _ string, fi fileInfo) error {
+	_ = s.eachLive(ctx, src, func(at place, name string, fi fileInfo) error {
+		if src.Kind == Tree && isInSnapshot(src.Path+"/"+name) {
+			return nil
+		}
 		if isDB, err := hasDatabaseHeader(ctx, at, fi); err == nil && isDB && fi.isRegular() {
 			running = probeRunning(ctx, at)
 		}

@@ -136,7 +136,13 @@ func (ss *session) claim(ctx context.Context, t time.Time) (stamp string, out *d
 		if err != nil {
 			return "", nil, err
 		}
-		err = ss.snapshots.mkdir(stamp)
+		taken, err := ss.snapshots.exists(stamp)
+		if err == nil && taken { // mkdir tells, but for that of afero's CopyOnWriteFs
+			err = fs.ErrExist
+		}
+		if err == nil {
+			err = ss.snapshots.mkdir(stamp)
+		}
 		if err == nil {
 			ss.unlocks = append(ss.unlocks, unlock)
 			out, err = ss.snapshots.sub(stamp)

@@ -360,13 +360,10 @@ func openLive(ctx context.Context, db place, wait *patience) (*live, error) {
 
 // A patience is how long may still be waited for databases that are locked. nil
 // is none.
-type patience struct {
-	left atomic.Int64 // nanoseconds
-	of   *patience    // which it is a part of, if not nil
-}
+type patience struct{ left atomic.Int64 } // nanoseconds
 
-func newPatience(d time.Duration, of *patience) *patience {
-	p := &patience{of: of}
+func newPatience(d time.Duration) *patience {
+	p := new(patience)
 	p.left.Store(int64(d))
 	return p
 }
@@ -375,12 +372,7 @@ func newPatience(d time.Duration, of *patience) *patience {
 // context. See https://sqlite.org/c3ref/busy_handler.html.
 func (p *patience) busy(ctx context.Context, _ int) bool {
 	const pause = 5 * time.Millisecond
-	for q := p; q != nil; q = q.of {
-		if q.left.Add(-int64(pause)) < 0 {
-			return false
-		}
-	}
-	return p != nil && sleep(ctx, pause) == nil
+	return p != nil && p.left.Add(-int64(pause)) >= 0 && sleep(ctx, pause) == nil
 }
 
 // explain makes SQLite's word for a lock that was not to be had ours too, and

@@ -55,6 +55,21 @@ func (s *Store) holes(src *Source) *treeLayout {
 	return l
 }
 
+// isInSnapshot reports whether a path leads into a snapshot, of whatever store.
+// What is there changes no more, and to open it as a live database would leave
+// files beside it, for which it would fail validation.
+func isInSnapshot(p string) bool {
+	for rest, found := filepath.ToSlash(p), true; found; {
+		if _, rest, found = strings.Cut(rest, "/"+snapshotsName+"/"); found {
+			if stamp, _, below := strings.Cut(rest, "/"); below && stampPattern.MatchString(stamp) {
+				return true
+			}
+			rest = "/" + rest
+		}
+	}
+	return false
+}
+
 // addStore has a directory of the store known by its identity.
 func (l *treeLayout) addStore(d *dir) {
 	if fi, err := d.lstat("."); err == nil && fi.sys != nil {
