@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"slices"
 	"time"
 )
@@ -29,10 +30,10 @@ type Cleanup struct {
 // [Retention.Plan]. It is a dry run unless confirmed.
 //
 // A dry run goes by what was recorded when the snapshots were taken. Before
-// anything is removed, the newest good one, and that of each source, is
-// validated at [ValidateStructure]; if it fails, it is an invalid one, and the
-// next older takes its place. That takes a look at each name in them, but
-// reads no more of the files than the headers of databases.
+// anything is removed, the newest good one, that of each source, and as many as
+// MinKeep demands are validated at [ValidateStructure]; one that fails is an
+// invalid one, and the next older takes its place. That takes a look at each
+// name in them, but reads no more of the files than the headers of databases.
 //
 // When it is cancelled, or a removal fails, the snapshots that it had
 // removed by then stay removed; the Cleanup that it returns beside the error
@@ -139,14 +140,13 @@ func (s *Store) cleanupSession(ctx context.Context, opts *CleanupOptions) (*sess
 	if !opts.Confirm {
 		return s.read()
 	}
-	d, err := openDirOrNone(s.cfg.Fs, s.cfg.Dir)
+	there, err := s.hasStore()
 	if err != nil {
 		return nil, err
 	}
-	if d == nil { // where there is no store, none shall be made
+	if !there {
 		return s.read()
 	}
-	d.close()
 	return s.write(ctx, shared)
 }
 
@@ -204,11 +204,13 @@ func (s *Store) Delete(ctx context.Context, stamp string) error {
 }
 
 func (s *Store) deleteOne(ctx context.Context, stamp string) error {
-	d, err := openDir(s.cfg.Fs, s.cfg.Dir)
-	if err != nil {
-		return err // no store, and none shall be made
+	there, err := s.hasStore()
+	if err == nil && !there {
+		err = &fs.PathError{Op: "open", Path: filepath.Join(s.cfg.Dir, snapshotsName), Err: fs.ErrNotExist}
 	}
-	d.close()
+	if err != nil {
+		return err
+	}
 	ss, err := s.write(ctx, shared)
 	if err != nil {
 		return err

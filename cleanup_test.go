@@ -681,6 +681,29 @@ func TestDeleteOfNoStore(t *testing.T) {
 	})
 }
 
+// Who finds nothing in Dir, as where nothing is mounted yet, leaves nothing there.
+func TestNothingIsMadeInAnEmptyDir(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		w.mkdir(t, "backups")
+		s := w.store(t)
+		if err := s.Delete(t.Context(), missingStamp); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("delete: %v", err)
+		}
+		for _, opts := range []*backup.RestoreOptions{{DryRun: true}, confirmed} {
+			if r, err := s.Restore(t.Context(), missingStamp, opts); !errors.Is(err, backup.ErrInvalidSnapshot) {
+				t.Errorf("restore: %+v, %v", r, err)
+			}
+		}
+		w.cleanup(t, s, &backup.CleanupOptions{Confirm: true}, backup.Cleanup{})
+		if _, err := s.Create(t.Context(), nil); !errors.Is(err, fs.ErrNotExist) { // the sources
+			t.Errorf("create: %v", err)
+		}
+		if diff := cmp.Diff(w.names(t, "backups"), []string{"."}); diff != "" {
+			t.Errorf("(-got +want):\n%s", diff)
+		}
+	})
+}
+
 // A symbolic link that is named like a stamp is nobody's snapshot.
 func TestCleanupFollowsNoLinks(t *testing.T) {
 	w := osWorld(t)

@@ -125,11 +125,8 @@ func (s *Store) createRequest(opts *CreateOptions) (createRequest, error) {
 // the first time. (Later, a restore may be under way in it, and has the
 // sources.)
 func (s *Store) precheck(ctx context.Context, req createRequest) error {
-	d, err := openDirOrNone(s.cfg.Fs, s.cfg.Dir)
-	if err != nil || d != nil {
-		if d != nil {
-			d.close()
-		}
+	there, err := s.hasStore()
+	if err != nil || there {
 		return err
 	}
 	c := s.newCapture(req)

@@ -65,7 +65,7 @@
 //     it does not exist: its metadata are written last, and at once. What
 //     was written is removed when Create fails or is cancelled. What a
 //     killed one leaves is listed as incomplete and never restored.
-//   - [ErrNoSpace] comes before anything is written, where the file system
+//   - [ErrNoSpace] comes before anything of it is written, where the file system
 //     tells how much is free. (What should be a clone is taken to need none,
 //     and a file no more than its bytes. Where that is too little, as where
 //     there are very many files, the full disk's own error comes later.)
@@ -93,7 +93,8 @@
 //     live database that is damaged does not stop it: its files are copied
 //     as they lie, sidecars included. Nor does what a damaged medium does
 //     not give back: it is left out, which is a [Problem] that Restore
-//     returns. What this process may not read does stop it.
+//     returns. What this process may not read does stop it, as does a
+//     directory where a Database or a File should be.
 //   - All sources are replaced or none, whatever fails and whenever the
 //     power goes. After a crash, [Store.Recover] finishes or undoes what was
 //     begun, and reads back what it put in place; until then, every operation
@@ -471,8 +472,8 @@
 // those in WAL mode by one connection at a time, Create's included. Its
 // Rename has to be atomic and its Sync to be true. Symbolic links need an
 // afero.Symlinker; a method Free(path string) (int64, error), if there is
-// one, tells the free space, and a method SyncFS() error is called instead of
-// each file's Sync where many are written. Files are shared by hard links if
+// one, tells the free space, and a method SyncFS() error is called once instead
+// of each file's Sync. Files are shared by hard links if
 // it has methods LinkIfPossible(oldname, newname string) error and BootID()
 // string, of which the latter names the time since its system was started, and
 // a FileInfo.Sys that is a *syscall.Stat_t.

@@ -128,14 +128,13 @@ func (s *Store) restore(ctx context.Context, stamp string, opts *RestoreOptions)
 	if !opts.ConfirmServiceStopped && !opts.DryRun {
 		return nil, ErrNotConfirmed
 	}
-	d, err := openDirOrNone(s.cfg.Fs, s.cfg.Dir)
+	there, err := s.hasStore()
 	if err != nil {
 		return nil, err
 	}
-	if d == nil {
+	if !there {
 		return nil, invalidSnapshot(missingReport(stamp, ValidateFull).Problems)
 	}
-	d.close()
 	ss, err := s.write(ctx, opts.lockMode())
 	if err != nil {
 		return nil, err

@@ -53,6 +53,16 @@ func (s *Store) write(ctx context.Context, mode lockMode) (*session, error) {
 	return ss, nil
 }
 
+// hasStore reports whether there is a store. Where there is none, none shall be
+// made by who finds nothing in it.
+func (s *Store) hasStore() (bool, error) {
+	d, err := openDirOrNone(s.cfg.Fs, filepath.Join(s.cfg.Dir, snapshotsName))
+	if d != nil {
+		d.close()
+	}
+	return d != nil, err
+}
+
 func (s *Store) open(open openFunc) (ss *session, err error) {
 	root, err := open(s.cfg.Fs, s.cfg.Dir)
 	if err != nil {

@@ -19,7 +19,8 @@ type Snapshot struct {
 	// Validated reports whether the copy was read back, as thoroughly as
 	// Level says, and found good when it was taken; Problems says what was
 	// found otherwise: the first thousands, and how many more. A snapshot of
-	// Origin "atocore" may carry no verdict: neither validated nor problems.
+	// Origin "atocore" may carry no verdict: neither validated nor problems. Of
+	// these, and of one without metadata, Level says nothing.
 	Level     Level     `json:"level"`
 	Validated bool      `json:"validated"`
 	Problems  []Problem `json:"validation_errors"`

@@ -34,9 +34,9 @@ func main() {
 	}
 	var opts options
 	flag.StringVar(&opts.dir, "dir", os.TempDir(), "measure in a new `directory` within this one, on its file system")
-	flag.IntVar(&opts.runs, "runs", 5, "how many times to measure each contender")
+	flag.IntVar(&opts.runs, "runs", defaultRuns, "how many times to measure each contender")
 	only := flag.String("only", "", "measure the workloads whose names match this `regexp` alone")
-	flag.IntVar(&opts.size, "size", 500, "the size of the database in `MB`")
+	flag.IntVar(&opts.size, "size", defaultSize, "the size of the database in `MB`")
 	flag.BoolVar(&opts.quick, "quick", false, "small sizes and one run, to see that it works")
 	flag.StringVar(&opts.out, "out", "", "write the results to this `file`; if empty, to RESULTS.md if all was measured at full size, else nowhere")
 	flag.Parse()
@@ -52,6 +52,11 @@ func main() {
 		os.Exit(1)
 	}
 }
+
+const (
+	defaultRuns = 5
+	defaultSize = 500 // MB
+)
 
 // options are what the flags say.
 type options struct {
@@ -73,7 +78,7 @@ func (o *options) complete(only string) (err error) {
 	if o.runs < 1 || o.size < 1 {
 		return fmt.Errorf("%d runs at %d MB: nothing would be measured", o.runs, o.size)
 	}
-	if o.out == "" && !o.quick && o.only == nil {
+	if o.out == "" && !o.quick && o.only == nil && o.runs == defaultRuns && o.size == defaultSize {
 		o.out = "RESULTS.md"
 	}
 	if o.quick {

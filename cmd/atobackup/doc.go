@@ -26,7 +26,8 @@
 // What list and cleanup say of a snapshot was recorded when it was taken; only
 // validate, and restore before it does anything, look at the bytes. Before it
 // removes anything, cleanup -confirm looks whether the newest good snapshot,
-// and that of each source, still has all its files.
+// that of each source, and as many as -min-keep demands still have all their
+// files.
 //
 // In containers, run recover before the service starts: it does nothing if
 // there is nothing to do.
