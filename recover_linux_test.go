@@ -639,3 +639,19 @@ func TestDiscardInADirectoryMadeOnTmpfs(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
+
+// A journal is not read into memory before it is known to be of a size that one
+// can have.
+func TestJournalIsNotLargerThanOneCanBe(t *testing.T) {
+	w := osWorld(t)
+	w.small(t)
+	w.create(t, w.store(t))
+	w.write(t, journalFile, "")
+	if err := os.Truncate(w.path(journalFile), 64<<20+1); err != nil {
+		t.Fatal(err)
+	}
+	_, err := w.store(t).Recover(t.Context())
+	if pathError, ok := errors.AsType[*fs.PathError](err); !errors.Is(err, backup.ErrRecoveryPending) || !ok || pathError.Op != "read" {
+		t.Errorf("got %v", err)
+	}
+}

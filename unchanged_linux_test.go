@@ -261,6 +261,31 @@ func TestNothingIsSharedWithASnapshotThatHasProblems(t *testing.T) {
 	}
 }
 
+// Snapshots that do not have the tree, as most need not, are passed over.
+func TestWhatIsSharedIsLookedForInOlderSnapshots(t *testing.T) {
+	w := newWorld(t, slowFs(), "/srv")
+	w.write(t, "tree/a", "old")
+	w.write(t, "f", "content")
+	s := w.store(t, linkedTree(w), func(cfg *backup.Config) {
+		cfg.Sources[0].OnRequest = true
+		cfg.Sources = append(cfg.Sources, w.file("f"))
+	})
+	include := func() *backup.Snapshot {
+		snap, err := s.Create(t.Context(), &backup.CreateOptions{Include: []string{"tree"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return snap
+	}
+	first := include()
+	for range 5 {
+		w.createPlain(t, s)
+	}
+	if !w.isShared(t, first, include(), "tree/a") {
+		t.Error("not shared")
+	}
+}
+
 func TestFilesAreLinkedOnlyOnDemand(t *testing.T) {
 	w := newWorld(t, slowFs(), "/srv")
 	w.write(t, "tree/a", "old")
