@@ -49,8 +49,8 @@ type Config struct {
 	// copied or read back. Like every callback, it runs while the operation
 	// holds its locks: it must not call a method of a Store on the same Dir
 	// that changes anything, nor Validate of the snapshot that is at work,
-	// which may wait for itself until its context ends. If it panics, what is left is what a crash may leave. If nil,
-	// nothing is called.
+	// which may wait for itself until its context ends. If it panics, what is
+	// left is what a crash may leave. If nil, nothing is called.
 	Progress func(Progress)
 
 	// Now is the clock. If nil, time.Now.

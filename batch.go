@@ -32,9 +32,9 @@ func (d *dir) beginBatch(files int) error {
 }
 
 // startSync begins to make durable all that was put off, which ends the batch.
-// The caller, who may read what was written meanwhile, then calls wait, before d
-// is closed: for the end of that, and for what came of it. That is all there is: a
-// sync that failed is not to be repeated and believed.
+// The caller may read what was written in the meantime. It must call wait, which
+// returns the error of the sync, before d is closed. A sync that failed is not to
+// be repeated and believed.
 func (d *dir) startSync() (wait func() error) {
 	b := d.batch
 	d.dropBatch()

@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newBatch uses syncfs(2), where that is known to sync. What fails to be written
-// is reported to whoever had the file system open by then, as d has from now on.
+// newBatch uses syncfs(2), where that is known to sync. A write that fails
+// is reported to every descriptor that was open by then; d's is, from now on.
 func newBatch(d *dir) (batch, error) {
 	if !isKernel(5, 8) || !d.syncsAsOne() { // before, syncfs(2) succeeded whatever became of the data
 		return nil, nil

@@ -213,8 +213,8 @@ func (c *copier) copyRaw(ctx context.Context, from place, to string) (main *entr
 	return main, nil
 }
 
-// record adds the entry of a database's copy, which SQLite may have written in
-// an order of its own, so that there is no sum yet. In a safety snapshot a copy
+// record adds the entry of a database's copy. sum is its SHA-256, or "" if SQLite
+// wrote the copy, in an order of its own: then it is read once more for that. In a safety snapshot a copy
 // that fails SQLite's checks is taken back: it would be no way to undo a
 // restore.
 func (c *copier) record(ctx context.Context, out place, to string, fi fileInfo, sum string) (*entry, error) {
@@ -253,7 +253,7 @@ func (c *capture) check(ctx context.Context, out place, f io.ReaderAt, size int6
 	err = crew.run(ctx, func(ctx context.Context, fail func(error)) error {
 		crew.start(func() {
 			var err error
-			if problems, err = crew.checkCopy(ctx, f, size, ValidateFull, nil); err != nil {
+			if problems, err = checkCopy(ctx, crew, f, size, ValidateFull, nil); err != nil {
 				fail(err)
 			}
 		})

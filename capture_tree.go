@@ -20,8 +20,8 @@ type treeCopy struct {
 	idle      []*copier            // of members: their trails may be near what comes next
 }
 
-// copyTree copies what is in a tree, on all cores. The tree must hold still as
-// little as a file must: what changes is noted.
+// copyTree copies what is in a tree, on all cores. Like a file, the tree need not
+// hold still: what changes is noted.
 func (c *copier) copyTree(ctx context.Context) error {
 	tc := &treeCopy{copier: c, databases: make(map[string]entryType)}
 	defer tc.dismiss()

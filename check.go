@@ -31,14 +31,14 @@ type finishedCopy struct {
 }
 
 // checkCopy runs SQLite's checks, and the host's, on a finished copy, as a
-// member. It returns what they found; the error is for a check that was cut
+// member of a crew. It returns what they found; the error is for a check that was cut
 // short.
-func (c *crew) checkCopy(ctx context.Context, r io.ReaderAt, size int64, level Level, host hostCheck) ([]Problem, error) {
+func checkCopy(ctx context.Context, crew *crew, r io.ReaderAt, size int64, level Level, host hostCheck) ([]Problem, error) {
 	if problems, ok := checkHeader(r, size); !ok || level == ValidateStructure {
 		return problems, nil
 	}
 	vfsName, release := aferovfs.RegisterReader(ctx, r, size)
-	f := &finishedCopy{ctx: ctx, size: size, level: level, crew: c, uri: fileURI(aferovfs.DB, url.Values{"vfs": {vfsName}})}
+	f := &finishedCopy{ctx: ctx, size: size, level: level, crew: crew, uri: fileURI(aferovfs.DB, url.Values{"vfs": {vfsName}})}
 	conn, err := f.open(release)
 	if err != nil {
 		return problemOf("open", err), ctx.Err()
@@ -90,14 +90,22 @@ func (f *finishedCopy) runChecks(c *conn, host hostCheck) ([]Problem, error) {
 		if err := host(f.ctx, c.Conn); err != nil {
 			problems = append(problems, Problem{Code: CodeCheckFailed, Detail: err.Error()})
 		}
-		for range c.Stmts() {
-			return append(problems, Problem{Code: CodeCheckFailed, Detail: "Check left a statement open"}), nil
+		if c.leftStatement() {
+			problems = append(problems, Problem{Code: CodeCheckFailed, Detail: "Check left a statement open"})
 		}
 	}
 	return problems, nil
 }
 
-// checkWithoutTheHost is integrityCheck for a schema that needs collations or
+// leftStatement reports whether a statement has not been closed.
+func (c *conn) leftStatement() bool {
+	for range c.Stmts() {
+		return true
+	}
+	return false
+}
+
+// checkWithoutTheHost is integrityPragma for a schema that needs collations or
 // functions that the host did not register with sqlite3.AutoExtension. To compare
 // the order of an index and to test constraints takes them; the rest does not.
 // Tables that need none are checked like any other.
@@ -106,9 +114,9 @@ func (f *finishedCopy) checkWithoutTheHost(c *conn) (found []string, err error) 
 	if err != nil {
 		return nil, err
 	}
-	pragma := integrityCheck
+	pragma := integrityPragma
 	if f.level == ValidateQuick {
-		pragma = quickCheck
+		pragma = quickPragma
 	}
 	for _, t := range all {
 		part, ok := t.part(pragma)
@@ -127,25 +135,25 @@ func (f *finishedCopy) checkWithoutTheHost(c *conn) (found []string, err error) 
 	if err := errors.Join(c.AnyCollationNeeded(), c.Exec("PRAGMA ignore_check_constraints=ON")); err != nil {
 		return nil, err
 	}
-	return runPragma(c, quickCheck)
+	return runPragma(c, quickPragma)
 }
 
 // SQLite's checks: https://sqlite.org/pragma.html#pragma_integrity_check.
 const (
-	integrityCheck = "PRAGMA main.integrity_check"
-	quickCheck     = "PRAGMA main.quick_check"
+	integrityPragma = "PRAGMA main.integrity_check"
+	quickPragma     = "PRAGMA main.quick_check"
 )
 
 // integrityCheck returns the rows of the check for the level that are not
 // "ok".
 func (f *finishedCopy) integrityCheck(c *conn) ([]string, error) {
 	if f.level == ValidateQuick {
-		return runPragma(c, quickCheck)
+		return runPragma(c, quickPragma)
 	}
 	if f.size >= leastToSplit && f.crew.size() > 1 && f.soundInParts(f.parts(c)) {
 		return nil, nil
 	}
-	return runPragma(c, integrityCheck) // which says it in its own words and order
+	return runPragma(c, integrityPragma) // which says it in its own words and order
 }
 
 // leastToSplit is the size of the smallest database that is checked in parts:
@@ -158,15 +166,15 @@ const leastToSplit = 32 << 20 // bytes
 // quick_check leaves out whether a table and its indexes agree, and the order
 // of a table WITHOUT ROWID. See PragTyp_INTEGRITY_CHECK in SQLite's pragma.c.
 func (f *finishedCopy) parts(c *conn) []string {
-	costs := map[string]int64{quickCheck: f.size / quickCheckBytesPerLookup}
-	parts := []string{quickCheck}
+	costs := map[string]int64{quickPragma: f.size / quickCheckBytesPerLookup}
+	parts := []string{quickPragma}
 	err := guard(func() error {
 		all, err := tables(c)
 		for _, t := range all {
 			if t.lookups == 0 {
 				continue
 			}
-			part, ok := t.part(integrityCheck)
+			part, ok := t.part(integrityPragma)
 			if !ok {
 				return fmt.Errorf("the pragma takes %q for a number", t.name)
 			}

@@ -25,7 +25,7 @@ func CheckInParts(ctx context.Context, data []byte) (passed bool, whole []string
 			defer c.Close() // nothing was written
 			passed = f.soundInParts(f.parts(c))
 			err = guard(func() (err error) {
-				whole, err = runPragma(c, integrityCheck)
+				whole, err = runPragma(c, integrityPragma)
 				return err
 			})
 			if err != nil {

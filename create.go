@@ -283,8 +283,8 @@ func (ss *session) writeManifest(ctx context.Context, out *dir, entries manifest
 		return err
 	}
 	defer f.Close() // nothing was written
-	m.Size = info.size
-	m.Manifest, err = hashOf(ctx, f, unreported)
+	m.ManifestBytes = info.size
+	m.ManifestSHA256, err = hashOf(ctx, f, unreported)
 	return err
 }
 
@@ -296,8 +296,8 @@ func (ss *session) seal(ctx context.Context, out *dir, m *metadata, c *capture, 
 		m.Bytes += src.Bytes
 	}
 	m.Problems = append([]Problem{}, c.problems...)
-	v := newVerifier(ctx, out, sources, m.Level, c.meter)
-	err := v.verify(m.Sources, c.entries)
+	v := newVerifier(ctx, newCrew(out.cores()), sources, m.Level, c.meter)
+	err := v.verify(out, m.Sources, c.entries)
 	if err == nil {
 		err = v.checkShared(c.entries)
 	}

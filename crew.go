@@ -191,7 +191,7 @@ func (c *crew) together(tasks ...func()) {
 	defer func() { // also in a panic
 		close(over)
 		if c.slots != nil {
-			<-c.slots // for who may help the helpers
+			<-c.slots // a helper may wait for this slot: it is lent, and taken back
 			defer func() { c.slots <- struct{}{} }()
 		}
 		helpers.Wait()

@@ -44,9 +44,9 @@
 // Create:
 //
 //   - A database is copied as of one instant, whatever is written meanwhile.
-//     In WAL mode no writer waits for more than a moment: its log is
-//     checkpointed, and the last of that under the write lock, in which our
-//     read transaction begins. (A writer without PRAGMA busy_timeout does not
+//     In WAL mode no writer waits for more than a moment: most of its log is
+//     checkpointed while it writes; the rest is checkpointed, and our read
+//     transaction begun, under the write lock. (A writer without PRAGMA busy_timeout does not
 //     wait, but fails with SQLITE_BUSY, as it would beside any other.) The read transactions of the
 //     databases begin before the first page is copied. (Those with a DB,
 //     those in a Tree with Quiesce, and all but the first 64 in a Tree, wait
@@ -163,7 +163,7 @@
 //     snapshot or a tree; pipes and devices are never read, nor waited for.
 //   - A malformed database does not take the host down, and does not keep it
 //     past the end of the context (but for one made for that purpose: see
-//     below). Nor does who truncates the -shm of one take the host down; but
+//     below). Nor does whoever truncates the -shm of one; but
 //     that database may then be out of reach for as long as the process lasts.
 //   - Memory is bounded by the number of files, not by their bytes.
 //   - Errors name paths and codes, and never quote files. (What SQLite finds
@@ -424,9 +424,13 @@
 // in octal; mode, mtime, inode and ctime are the source's. What is zero or empty is absent.
 // A path or target that is not UTF-8 is {"base64":"…"}.
 //
-// Names with a backslash, and names that are alike but for case, are other
-// names, or one name, on other systems. If there are any, posix_names is
-// true. Where it is false, a manifest with such names is refused.
+// Names with a backslash, and names that are alike but for case (as
+// [strings.EqualFold] has it), are other names, or one name, on other systems. If
+// there are any, posix_names is true. Where it is false, a manifest with such
+// names is refused. Nothing rests on that being true: a path that leads out of the
+// snapshot on the system that reads it is refused in any case, and two names that
+// are one there cannot both be staged. (Names that are alike but for their Unicode
+// normalization are not told from others.)
 //
 // Metadata and manifest have to agree: on what was captured, on files and
 // bytes, and on what a problem has to say, that a File or Database has no

@@ -79,10 +79,10 @@ func (fi fileInfo) unchanged(other fileInfo) bool {
 	return fi.sameFile(other) && fi.size == other.size && fi.mtime.Equal(other.mtime) && fi.ctime.Equal(other.ctime)
 }
 
-// isStill reports whether a file is the one that it was, and has not been
+// isWhatItWas reports whether a file is the one that it was, and has not been
 // written to, by its time of modification: where there is no telling two files
 // apart, it is not. (A rename changes the time of change.)
-func (fi fileInfo) isStill(was fileInfo) bool {
+func (fi fileInfo) isWhatItWas(was fileInfo) bool {
 	return fi.sys != nil && was.sys != nil && fi.sameFile(was) && fi.size == was.size && fi.mtime.Equal(was.mtime)
 }
 
@@ -256,9 +256,9 @@ func (d *dir) path(name string) string {
 // full returns where name is, on fs or on the operating system.
 func (d *dir) full(name string) string { return filepath.Join(d.base, filepath.FromSlash(name)) }
 
-// share returns d for another user, who closes it too: it is open until all
+// retain returns d for another user, who closes it too: it is open until all
 // have done so.
-func (d *dir) share() *dir {
+func (d *dir) retain() *dir {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.users++
@@ -456,7 +456,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 // A newFile is one that is made to be written to.
 type newFile struct {
 	afero.File
-	made   time.Time // by the clock of its file system or by ours, the one that is behind
+	made   time.Time // by the clock of its file system or by ours, whichever is behind
 	cloned bool      // it shares the blocks that another file had then
 }
 

@@ -33,7 +33,7 @@ func (g *gatherer) add(at place, path string, fi fileInfo) {
 		g.flush()
 	}
 	if len(g.files) == 0 {
-		g.from = at.dir.share() // the walk goes on
+		g.from = at.dir.retain() // the walk goes on
 	}
 	g.join(at, path, fi)
 }

@@ -176,9 +176,9 @@ func (sw *swap) hasOtherBytes(ctx context.Context, name rawString) (bool, error)
 	return got != want, err
 }
 
-// writeBack gives a mount point its old bytes back, unless it has them. One that
-// may not be written to is fine if it never had others. So is one that may be,
-// and whose mode and times are not ours to set.
+// writeBack gives a mount point its old bytes back, unless it has them. If it
+// may not be written to, that is fine as long as it never had others. If it may,
+// it is also fine that its mode and times are not ours to set.
 func (sw *swap) writeBack(ctx context.Context, name rawString) error {
 	needed, err := sw.dir.exists(sw.copied(name))
 	if err != nil || !needed {

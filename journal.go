@@ -109,31 +109,36 @@ func (ss *session) readJournal(ctx context.Context) (*journal, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	var j journal
+	var j *journal
 	if err == nil {
-		err = unseal(data, &j)
-	}
-	if err == nil && j.Format != journalFormat {
-		err = fmt.Errorf("format %q: want %q", j.Format, journalFormat)
-	}
-	if err == nil && !slices.Contains([]phase{phaseSwap, phaseUndo, phaseDiscard}, j.Phase) {
-		err = fmt.Errorf("phase %q: no such phase", j.Phase)
-	}
-	for _, sw := range j.Swaps {
-		if err == nil && sw == nil {
-			err = errors.New("a swap of nothing")
-		}
-		if err == nil {
-			err = ss.checkSwap(sw)
-		}
-	}
-	if err == nil {
-		err = ss.checkTrees(&j)
+		j, err = ss.parseJournal(data)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: nothing was touched: %w", ss.root.full(journalName), err)
 	}
-	return &j, nil
+	return j, nil
+}
+
+func (ss *session) parseJournal(data []byte) (*journal, error) {
+	var j journal
+	if err := unseal(data, &j); err != nil {
+		return nil, err
+	}
+	if j.Format != journalFormat {
+		return nil, fmt.Errorf("format %q: want %q", j.Format, journalFormat)
+	}
+	if !slices.Contains([]phase{phaseSwap, phaseUndo, phaseDiscard}, j.Phase) {
+		return nil, fmt.Errorf("phase %q: no such phase", j.Phase)
+	}
+	for _, sw := range j.Swaps {
+		if sw == nil {
+			return nil, errors.New("a swap of nothing")
+		}
+		if err := ss.checkSwap(sw); err != nil {
+			return nil, err
+		}
+	}
+	return &j, ss.checkTrees(&j)
 }
 
 // checkSwap refuses a swap that no restore of these sources could have
@@ -205,84 +210,6 @@ func isBaseName(name string) bool {
 	return localName(name) && !strings.ContainsAny(name, "/"+string(filepath.Separator))
 }
 
-// A Recovery is what [Store.Recover] did.
-type Recovery struct {
-	Stamp       string   `json:"stamp"`                // of the snapshot that was being restored; "" if none was
-	SafetyStamp string   `json:"pre_restore_snapshot"` // of the safety snapshot, or ""
-	Outcome     Outcome  `json:"outcome"`
-	Sources     []string `json:"sources"` // whose state was, or would have been, replaced
-
-	// Verified reports whether a state that is RestoreFinished was read back
-	// and compared with the snapshot. It is not if that is gone.
-	Verified bool `json:"verified"`
-}
-
-// An Outcome says which state is in place after [Store.Recover].
-type Outcome string
-
-const (
-	NothingPending  Outcome = "nothing_pending"  // no restore was interrupted
-	RestoreFinished Outcome = "restore_finished" // the state of the snapshot
-	RestoreUndone   Outcome = "restore_undone"   // the state before the restore
-	Discarded       Outcome = "discarded"        // either, as it was; what was staged has been removed
-)
-
-// Recover finishes or undoes a restore that was interrupted, by a crash or
-// by an error that could not be undone. Call it before the service opens its
-// databases: it does nothing if there is nothing to do. It may be
-// interrupted itself, and called again.
-//
-// If it can do neither, the error matches [ErrRecoveryPending] and says what
-// lies where: if the files are not there, as their file system is not
-// mounted; if somebody has worked with them since; if a service is seen to
-// have them open, which matches [ErrServiceRunning] too; or if there are
-// files of an interrupted restore, and Dir has no journal of it. So does the
-// error if what is of no use any more cannot be removed: then the state is in
-// place all the same, and [Store.Restore] says what to do.
-func (s *Store) Recover(ctx context.Context) (*Recovery, error) {
-	r, err := s.recover(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("backup: recover: %w", err)
-	}
-	return r, nil
-}
-
-func (s *Store) recover(ctx context.Context) (*Recovery, error) {
-	ss, err := s.read()
-	if err != nil {
-		return nil, err
-	}
-	defer ss.close()
-	none := &Recovery{Outcome: NothingPending, Sources: []string{}}
-	if ss == nil {
-		return none, s.checkOrphans()
-	}
-	pending, err := ss.root.exists(journalName)
-	if err != nil {
-		return nil, err
-	}
-	if !pending && s.checkOrphans() == nil {
-		return none, nil
-	}
-	if err := ss.lockState(ctx, exclusive); err != nil { // of a restore that has begun meanwhile
-		return nil, err
-	}
-	j, err := ss.readJournal(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrRecoveryPending, err)
-	}
-	if j == nil {
-		return none, s.checkOrphans()
-	}
-	defer j.close()
-	r := &Recovery{Stamp: j.Stamp, SafetyStamp: j.Safety, Sources: j.sources()}
-	if err := ss.settle(ctx, j, r); err != nil {
-		return nil, err
-	}
-	s.cfg.Logger.InfoContext(ctx, "interrupted restore settled", "stamp", j.Stamp, "outcome", r.Outcome)
-	return r, nil
-}
-
 func (j *journal) close() {
 	for _, sw := range j.Swaps {
 		sw.close()
@@ -313,57 +240,6 @@ func (j *journal) sources() []string {
 	return names
 }
 
-// settle does what the journal says and removes it.
-func (ss *session) settle(ctx context.Context, j *journal, r *Recovery) error {
-	var err error
-	switch j.Phase {
-	case phaseDiscard:
-		r.Outcome = Discarded
-	case phaseSwap:
-		r.Outcome = RestoreFinished
-		err = ss.finish(ctx, j, r)
-		if err != nil && ctx.Err() == nil && !errors.Is(err, errStranger) && !errors.Is(err, ErrServiceRunning) {
-			ss.cfg.Logger.ErrorContext(ctx, "interrupted restore cannot be finished", "stamp", j.Stamp, "error", err)
-			r.Outcome = RestoreUndone
-			_, undoErr := ss.openSwaps(ctx, j, true)
-			if undoErr == nil {
-				undoErr = ss.undo(ctx, j)
-			}
-			if undoErr != nil {
-				err = errors.Join(err, undoErr)
-			} else {
-				err = nil
-			}
-		}
-	case phaseUndo:
-		r.Outcome = RestoreUndone
-		err = ss.finishUndo(ctx, j)
-	}
-	if err != nil {
-		return j.pending(err)
-	}
-	if r.Outcome == RestoreFinished {
-		j.keepMade(ss.cfg.Fs)
-	}
-	return ss.discard(j)
-}
-
-// finishUndo puts the old state back, unless it is there: then only the note of
-// that may be missing, and the service may have worked since.
-func (ss *session) finishUndo(ctx context.Context, j *journal) error {
-	undone, err := ss.openSwaps(ctx, j, true)
-	if err != nil {
-		return err
-	}
-	if undone {
-		return j.sync()
-	}
-	if err := ss.probeSettled(ctx, j); err != nil {
-		return err
-	}
-	return ss.undo(ctx, j)
-}
-
 // checkMovedOut returns errAtWork for the first of the old files that was written
 // to after it had made room.
 func (j *journal) checkMovedOut(ctx context.Context) error {
@@ -382,83 +258,6 @@ func (j *journal) sync() error {
 		errs = append(errs, sw.sync("new"), sw.sync("old"))
 	}
 	return errors.Join(errs...)
-}
-
-// finish puts the new state in place, and reads it back. With one that was in
-// place wholly the service may have worked since: that is no damage.
-func (ss *session) finish(ctx context.Context, j *journal, r *Recovery) error {
-	complete, err := ss.openSwaps(ctx, j, false)
-	if err == nil {
-		err = ss.probeSettled(ctx, j)
-	}
-	if err == nil {
-		err = ss.forward(ctx, j)
-	}
-	if err == nil && !complete {
-		err = j.checkMovedOut(ctx)
-	}
-	if err != nil {
-		return err
-	}
-	report, from, err := ss.examine(ctx, j.Stamp, ValidateStructure)
-	if err != nil {
-		return err
-	}
-	if from == nil || len(unacceptable(report, captureCodes)) > 0 {
-		ss.cfg.Logger.WarnContext(ctx, "what was restored cannot be verified: the snapshot is gone or damaged", "stamp", j.Stamp)
-		return nil
-	}
-	v := &restorer{session: ss, from: from, journal: j, meter: silentMeter()}
-	if err := v.assign(); err != nil {
-		return err
-	}
-	if err := v.fillHashes(ctx); err != nil {
-		ss.cfg.Logger.WarnContext(ctx, "what was restored cannot be verified", "stamp", j.Stamp, "error", err)
-		return ctx.Err()
-	}
-	err = v.verify(ctx)
-	if err == nil {
-		err = v.closeDirs()
-	}
-	r.Verified = err == nil
-	if err != nil && complete && ss.isWorkedWith(ctx, j) {
-		ss.cfg.Logger.WarnContext(ctx, "somebody has worked with what was restored", "stamp", j.Stamp)
-		return nil
-	}
-	return err
-}
-
-// isWorkedWith reports whether somebody has written to what was put in place,
-// as opposed to its having rotted. Other file systems than the operating
-// system's do not rot.
-func (ss *session) isWorkedWith(ctx context.Context, j *journal) bool {
-	return slices.ContainsFunc(j.Swaps, func(sw *swap) bool {
-		name, err := sw.findWorkedWith(ctx, true)
-		return err == nil && name != "" || !sw.dir.native
-	})
-}
-
-// checkOrphans looks for what an interrupted restore has left beside the
-// sources, when Dir has no journal of it.
-func (s *Store) checkOrphans() error {
-	for i := range s.cfg.Sources {
-		src := &s.cfg.Sources[i]
-		root, _, err := s.swapRoot(src)
-		if err != nil {
-			continue // to be told by who needs it
-		}
-		d, err := openDirOrNone(s.cfg.Fs, root)
-		if err != nil || d == nil {
-			continue
-		}
-		name := d.findStaged(src.Name)
-		d.close()
-		if name != "" {
-			return fmt.Errorf("%w: %s was left by a restore whose journal is not in %s: is that the right directory, and mounted?",
-				ErrRecoveryPending, d.full(name), s.cfg.Dir)
-		}
-	}
-	return nil
 }
 
 // forward puts the new state in place.
@@ -499,12 +298,12 @@ func (ss *session) beginUndo(j *journal) error {
 // openSwaps finds all roots, and nothing of strangers in them, before any of
 // them is touched. It reports whether all is done: the new entries are in place
 // or, to undo, the old ones. With those the service may work.
-func (ss *session) openSwaps(ctx context.Context, j *journal, undo bool) (done bool, err error) {
+func (ss *session) openSwaps(ctx context.Context, j *journal, to direction) (done bool, err error) {
 	done = true
 	for _, sw := range j.Swaps {
 		var isDone bool
 		err := sw.mustOpen(ss.cfg.Fs)
-		if err == nil && undo {
+		if err == nil && to == toOld {
 			isDone, err = sw.isUndone()
 		} else if err == nil {
 			isDone, err = sw.isComplete()
@@ -517,11 +316,11 @@ func (ss *session) openSwaps(ctx context.Context, j *journal, undo bool) (done b
 		}
 		done = done && isDone
 	}
-	if undo && done {
+	if to == toOld && done {
 		return true, nil
 	}
 	for _, sw := range j.Swaps {
-		if err := sw.findStrangers(ctx, undo, done); err != nil {
+		if err := sw.findStrangers(ctx, to, done); err != nil {
 			return false, fmt.Errorf("source %q: %w", sw.Source, err)
 		}
 	}

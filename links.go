@@ -2,7 +2,6 @@ package backup
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -124,64 +123,4 @@ func resolve(p string) (real string, links []string, err error) {
 		rest = append(strings.Split(filepath.FromSlash(target), separator), rest...)
 	}
 	return real, links, nil
-}
-
-// checkLinks refuses to exchange a tree together with what is reached through
-// a link in it: the link would lead elsewhere when the tree is restored.
-func (r *restorer) checkLinks(tree *Source) error {
-	root := realPath(r.cfg.Fs, tree.Path)
-	layout := r.holes(tree)
-	check := func(what, p string) error {
-		native, ok := nativePath(r.cfg.Fs, p)
-		if !ok {
-			return nil
-		}
-		_, links, err := resolve(native)
-		for _, link := range links {
-			rel, relErr := filepath.Rel(root, link)
-			if relErr == nil && filepath.IsLocal(rel) && !layout.isHole(filepath.ToSlash(rel)) {
-				return fmt.Errorf("%s is reached through the symbolic link %s, which source %q is about to exchange: "+
-					"name the Sources to restore one after the other, or configure the path that the link stands for", what, link, tree.Name)
-			}
-		}
-		return err
-	}
-	for _, src := range r.sources {
-		if src == tree {
-			continue
-		}
-		if err := check(fmt.Sprintf("source %q", src.Name), src.Path); err != nil {
-			return err
-		}
-	}
-	return check("dir", r.cfg.Dir)
-}
-
-// checkRoots sees whether the paths of the sources still lead to where their
-// entries were exchanged.
-func (r *restorer) checkRoots() error {
-	for _, sw := range r.journal.Swaps {
-		src, _ := r.source(sw.Source)
-		if src.Kind == Tree {
-			continue
-		}
-		root, _, err := r.swapRoot(src)
-		if err != nil {
-			return err
-		}
-		d, err := openDir(r.cfg.Fs, root)
-		if err != nil {
-			return err
-		}
-		there, err := d.lstat(".")
-		d.close()
-		here, hereErr := sw.dir.lstat(".")
-		if err := errors.Join(err, hereErr); err != nil {
-			return err
-		}
-		if !there.sameFile(here) {
-			return fmt.Errorf("source %q: %s does not lead to %s any more", src.Name, src.Path, sw.Root)
-		}
-	}
-	return nil
 }

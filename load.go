@@ -82,14 +82,14 @@ func (d *dir) readManifest(ctx context.Context, m *metadata) (manifest, error) {
 		return nil, err
 	}
 	defer f.Close() // nothing was written
-	if info.size != m.Size {
-		return nil, fmt.Errorf("%d bytes, and not the %d of its metadata", info.size, m.Size)
+	if info.size != m.ManifestBytes {
+		return nil, fmt.Errorf("%d bytes, and not the %d of its metadata", info.size, m.ManifestBytes)
 	}
 	sum, err := hashOf(ctx, io.NewSectionReader(f, 0, info.size), unreported)
 	if err != nil {
 		return nil, err
 	}
-	if sum != m.Manifest {
+	if sum != m.ManifestSHA256 {
 		return nil, errors.New("checksum mismatch")
 	}
 	entries, err := readManifest(io.NewSectionReader(f, 0, info.size), m.PosixNames, info.size)

@@ -21,21 +21,21 @@ const metadataFormat = "atocore-backup/1"
 
 // metadata is the content of backup-metadata.json. It is sealed: see seal.
 type metadata struct {
-	Format     string            `json:"format"`
-	Stamp      string            `json:"stamp"`
-	Origin     string            `json:"origin"`
-	Pinned     bool              `json:"pinned"`
-	Labels     map[string]string `json:"labels,omitempty"`
-	Level      Level             `json:"level"` // of the validation when it was taken
-	Sources    []SourceState     `json:"sources"`
-	Files      int               `json:"files"`
-	Bytes      int64             `json:"bytes"`
-	Problems   []Problem         `json:"problems"`
-	Manifest   string            `json:"manifest_sha256"`
-	Size       int64             `json:"manifest_bytes"`
-	PosixNames bool              `json:"posix_names"`
-	Boot       string            `json:"boot,omitempty"`    // see dir.bootID
-	Volumes    map[string]string `json:"volumes,omitempty"` // of trees that were there: see dir.volume
+	Format         string            `json:"format"`
+	Stamp          string            `json:"stamp"`
+	Origin         string            `json:"origin"`
+	Pinned         bool              `json:"pinned"`
+	Labels         map[string]string `json:"labels,omitempty"`
+	Level          Level             `json:"level"` // of the validation when it was taken
+	Sources        []SourceState     `json:"sources"`
+	Files          int               `json:"files"`
+	Bytes          int64             `json:"bytes"`
+	Problems       []Problem         `json:"problems"`
+	ManifestSHA256 string            `json:"manifest_sha256"`
+	ManifestBytes  int64             `json:"manifest_bytes"`
+	PosixNames     bool              `json:"posix_names"`
+	Boot           string            `json:"boot,omitempty"`    // see dir.bootID
+	Volumes        map[string]string `json:"volumes,omitempty"` // of trees that were there: see dir.volume
 	legacyMetadata
 }
 
@@ -196,8 +196,8 @@ func parseOwnMetadata(body []byte, stamp string) (*metadata, error) {
 		return nil, fmt.Errorf("it is the metadata of %q", m.Stamp)
 	case m.Validated == nil || *m.Validated != (len(m.Problems) == 0):
 		return nil, errors.New("validated and problems disagree")
-	case m.Size < 0 || m.Size > maxManifestBytes:
-		return nil, fmt.Errorf("manifest of %d bytes", m.Size)
+	case m.ManifestBytes < 0 || m.ManifestBytes > maxManifestBytes:
+		return nil, fmt.Errorf("manifest of %d bytes", m.ManifestBytes)
 	}
 	files, bytes := m.Files, m.Bytes
 	for _, src := range m.Sources {

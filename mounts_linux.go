@@ -2,7 +2,6 @@ package backup
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -43,7 +42,7 @@ func (d *dir) mountsBelow() ([]string, error) {
 			mounts = append(mounts, rel)
 		}
 	}
-	return mounts, errors.Join(lines.Err())
+	return mounts, lines.Err()
 }
 
 // unescapeMount undoes the octal escapes of blanks and backslashes.

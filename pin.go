@@ -132,12 +132,23 @@ func (p *pin) holdWriters(ctx context.Context, wait *patience) (letGo func() err
 		writer.Close() // nothing was written through it
 		return letGo, nil
 	}
-	complete := false
-	err = guard(func() (err error) { // or a panic would leave the writers held
+	complete, err := checkpointHeld(ctx, writer, folder)
+	return func() error {
+		p.still = complete && err == nil
+		_, _ = folder.Close(), writer.Close() // which rolls back, and has written nothing
+		return ctx.Err()
+	}, nil
+}
+
+// checkpointHeld has folder checkpoint the log: most of it while the writers go
+// on, and the rest while writer holds them off. It reports whether all of it is
+// in the main file, which it stays until writer ends its transaction.
+func checkpointHeld(ctx context.Context, writer, folder *live) (complete bool, err error) {
+	err = guard(func() error { // or a panic would leave the writers held
 		if err := folder.begin("PRAGMA schema_version"); err != nil {
 			return err
 		}
-		done, err := folder.checkpointSoon(ctx) // most of it, while the writers go on
+		done, err := folder.checkpointSoon(ctx)
 		if err != nil || done.elsewhere || done.left > mostHeld {
 			return err
 		}
@@ -148,11 +159,7 @@ func (p *pin) holdWriters(ctx context.Context, wait *patience) (letGo func() err
 		complete = done.complete
 		return err
 	})
-	return func() error {
-		p.still = complete && err == nil
-		_, _ = folder.Close(), writer.Close() // which rolls back, and has written nothing
-		return ctx.Err()
-	}, nil
+	return complete, err
 }
 
 // logIsAbandoned reports whether there is a log, and nobody who has it open:
@@ -200,7 +207,7 @@ func (p *pin) mainFile() (f osFile, size int64, ok bool) {
 
 // checkpointSoon is checkpoint, and if somebody else is at it, as who commits may
 // be, waits for a moment. Writers that are held meanwhile have to wait, too.
-func (l *live) checkpointSoon(ctx context.Context) (c checkpointed, err error) {
+func (l *live) checkpointSoon(ctx context.Context) (checkpointed, error) {
 	const attempts, pause = 10, time.Millisecond
 	for attempt := 1; ; attempt++ {
 		c, err := l.checkpoint()

@@ -49,6 +49,37 @@ func (r *restorer) plan() error {
 	return nil
 }
 
+// checkLinks refuses to exchange a tree together with what is reached through
+// a link in it: the link would lead elsewhere when the tree is restored.
+func (r *restorer) checkLinks(tree *Source) error {
+	root := realPath(r.cfg.Fs, tree.Path)
+	layout := r.holes(tree)
+	check := func(what, p string) error {
+		native, ok := nativePath(r.cfg.Fs, p)
+		if !ok {
+			return nil
+		}
+		_, links, err := resolve(native)
+		for _, link := range links {
+			rel, relErr := filepath.Rel(root, link)
+			if relErr == nil && filepath.IsLocal(rel) && !layout.isHole(filepath.ToSlash(rel)) {
+				return fmt.Errorf("%s is reached through the symbolic link %s, which source %q is about to exchange: "+
+					"name the Sources to restore one after the other, or configure the path that the link stands for", what, link, tree.Name)
+			}
+		}
+		return err
+	}
+	for _, src := range r.sources {
+		if src == tree {
+			continue
+		}
+		if err := check(fmt.Sprintf("source %q", src.Name), src.Path); err != nil {
+			return err
+		}
+	}
+	return check("dir", r.cfg.Dir)
+}
+
 // checkSpace compares what the staged files need with what is free.
 func (r *restorer) checkSpace() error {
 	need := make(map[any]int64) // by file system
@@ -165,16 +196,16 @@ func (r *restorer) listOld() error {
 	return nil
 }
 
-// lookAtOld notes what that looks like, right before the exchange, and refuses to
-// move what is not the source's.
-func (r *restorer) lookAtOld(ctx context.Context) (err error) {
+// fingerprintOld notes what that looks like, right before the exchange, and refuses
+// to move what is not the source's.
+func (r *restorer) fingerprintOld(ctx context.Context) (err error) {
 	for _, sw := range r.journal.Swaps {
 		if src, _ := r.source(sw.Source); src.Kind == Tree {
 			if err := sw.mayMoveOld(r.holes(src)); err != nil {
 				return fmt.Errorf("source %q: %w", sw.Source, err)
 			}
 		}
-		if sw.OldSeen, err = sw.dir.looks(ctx, sw.Old, func(name rawString) string { return string(name) }); err != nil {
+		if sw.OldSeen, err = sw.dir.fingerprints(ctx, sw.Old, func(name rawString) string { return string(name) }); err != nil {
 			return err
 		}
 	}
@@ -196,11 +227,7 @@ func (r *restorer) listOldFile(sw *swap, src *Source) error {
 	if err != nil {
 		return err
 	}
-	suffixes := []string{""}
-	if src.Kind == Database {
-		suffixes = append(suffixes, sidecars...)
-	}
-	for _, suffix := range suffixes {
+	for _, suffix := range src.suffixes() {
 		there, err := sw.dir.exists(base + suffix)
 		if err != nil {
 			return err

@@ -54,11 +54,7 @@ func (s *Store) eachLive(ctx context.Context, src *Source, fn walkFunc) error {
 			return fn(at, name, fi)
 		}, func(string, error) error { return nil }) // what cannot be read is for those who need to
 	}
-	suffixes := []string{""}
-	if src.Kind == Database {
-		suffixes = append(suffixes, sidecars...)
-	}
-	for _, suffix := range suffixes {
+	for _, suffix := range src.suffixes() {
 		at := place{d, base + suffix}
 		fi, err := at.lstat()
 		if err == nil {
@@ -71,13 +67,13 @@ func (s *Store) eachLive(ctx context.Context, src *Source, fn walkFunc) error {
 	return nil
 }
 
-// look returns a digest of what there is of each source: names, sizes, times
-// and what is mounted where. What cannot be read is part of it. The time of the
+// fingerprint returns a digest of what there is of each source: names, sizes,
+// times, and what is mounted where. What cannot be read is part of it. The time of the
 // last change in any way (ctime) is, too, where there is one: who writes can set
 // that of modification back. Who puts another file in the place of one changes
 // it as well, by rename(2). (Inodes would tell no more, and some file systems
 // number them anew.)
-func (r *restorer) look(ctx context.Context) map[string]string {
+func (r *restorer) fingerprint(ctx context.Context) map[string]string {
 	seen := make(map[string]string)
 	for _, src := range r.sources {
 		sum := sha256.New()
@@ -89,7 +85,7 @@ func (r *restorer) look(ctx context.Context) map[string]string {
 		made := r.madeIn(src)
 		err := r.eachLive(ctx, src, func(at place, name string, fi fileInfo) error {
 			if !made[name] && !isOwnSidecar(ctx, base, at, fi) {
-				addLook(sum, name, fi)
+				writeFingerprint(sum, name, fi)
 				if !fi.isDir() {
 					fmt.Fprintln(sum, fi.ctime)
 				}
@@ -143,9 +139,9 @@ func isOwnSidecar(ctx context.Context, base string, at place, fi fileInfo) bool 
 	return false
 }
 
-// addLook leaves out the times of directories, which change as we stage in
+// writeFingerprint leaves out the times of directories, which change as we stage in
 // them, and all permissions, which a power cut may undo.
-func addLook(sum hash.Hash, name string, fi fileInfo) {
+func writeFingerprint(sum hash.Hash, name string, fi fileInfo) {
 	if fi.isDir() {
 		fmt.Fprintf(sum, "%q dir\n", name)
 		return
@@ -159,7 +155,7 @@ func addLook(sum hash.Hash, name string, fi fileInfo) {
 // checkUnchanged refuses to replace what has changed since the safety snapshot was
 // taken: that would be in neither.
 func (r *restorer) checkUnchanged(ctx context.Context, before map[string]string) error {
-	after := r.look(ctx)
+	after := r.fingerprint(ctx)
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -210,28 +206,28 @@ func (ss *session) isWhole(ctx context.Context, j *journal, source string) (bool
 	return allNew || allOld, nil
 }
 
-// look returns a digest of what is at a name: names, sizes and times. Below it,
-// sidecars that a look at a database may have left, or a power cut brought back,
+// fingerprint returns a digest of what is at a name: names, sizes and times. Below
+// it, sidecars that a look at a database may have left, or a power cut brought back,
 // are not part of it.
-func (d *dir) look(ctx context.Context, name string) (string, error) {
+func (d *dir) fingerprint(ctx context.Context, name string) (string, error) {
 	sum := sha256.New()
 	err := d.walk(ctx, name, func(at place, below string, fi fileInfo) error {
 		main := mainOf(at.name)
 		traceless := below != name && main != "" && fi.isHarmlessSidecar(strings.TrimPrefix(at.name, main))
 		if !traceless || !(place{at.dir, main}).isDatabase(ctx) {
-			addLook(sum, strings.TrimPrefix(below, name), fi)
+			writeFingerprint(sum, strings.TrimPrefix(below, name), fi)
 		}
 		return nil
 	}, exceptGone)
 	return fmt.Sprintf("%x", sum.Sum(nil)[:8]), err
 }
 
-// looks returns a look at each of the names, or "" for one that cannot be
+// fingerprints returns that of each of the names, or "" for one that cannot be
 // had: that is not known, then, and no reason to go no further.
-func (d *dir) looks(ctx context.Context, names []rawString, at func(rawString) string) ([]string, error) {
+func (d *dir) fingerprints(ctx context.Context, names []rawString, at func(rawString) string) ([]string, error) {
 	seen := make([]string, len(names))
 	for i, name := range names {
-		digest, err := d.look(ctx, at(name))
+		digest, err := d.fingerprint(ctx, at(name))
 		if err == nil {
 			seen[i] = digest
 		}

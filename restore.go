@@ -229,7 +229,7 @@ func (r *restorer) prepareSwaps(ctx context.Context) (seen map[string]string, er
 	if err := r.checkMountPoints(ctx); err != nil {
 		return nil, err
 	}
-	return r.look(ctx), nil
+	return r.fingerprint(ctx), nil
 }
 
 // conclude says what came of a restore, given how its exchange ended.
@@ -408,20 +408,7 @@ func (r *restorer) checkSaved(problems []Problem) error {
 // replace stages, swaps and verifies. Whatever fails, it leaves the old
 // state in place or a journal that says how to get back to it.
 func (r *restorer) replace(ctx context.Context, seen map[string]string) error {
-	err := r.stage(ctx)
-	if err == nil {
-		err = r.probe(ctx) // staging took its time
-	}
-	if err == nil {
-		err = r.listOld()
-	}
-	if err == nil {
-		err = r.lookAtOld(ctx)
-	}
-	if err == nil {
-		err = r.checkUnchanged(ctx, seen)
-	}
-	if err != nil {
+	if err := r.makeReady(ctx, seen); err != nil {
 		return errors.Join(err, r.discardStaged())
 	}
 	if err := r.beginSwap(ctx); err != nil {
@@ -438,6 +425,24 @@ func (r *restorer) replace(ctx context.Context, seen map[string]string) error {
 	}
 	r.replaced = true
 	return r.removeStaged(r.journal)
+}
+
+// makeReady stages, and sees to it that what was seen before is still what there
+// is: staging took its time.
+func (r *restorer) makeReady(ctx context.Context, seen map[string]string) error {
+	if err := r.stage(ctx); err != nil {
+		return err
+	}
+	if err := r.probe(ctx); err != nil {
+		return err
+	}
+	if err := r.listOld(); err != nil {
+		return err
+	}
+	if err := r.fingerprintOld(ctx); err != nil {
+		return err
+	}
+	return r.checkUnchanged(ctx, seen)
 }
 
 // takeBack undoes an exchange that has failed, unless somebody has begun to work

@@ -53,14 +53,15 @@ func (s *Store) write(ctx context.Context, mode lockMode) (*session, error) {
 	return ss, nil
 }
 
-// hasStore reports whether there is a store. Where there is none, none shall be
-// made by who finds nothing in it.
+// hasStore reports whether there is a store, for who makes none if there is none.
+// Whoever needs one to recover is told so.
 func (s *Store) hasStore() (bool, error) {
 	d, err := openDirOrNone(s.cfg.Fs, filepath.Join(s.cfg.Dir, snapshotsName))
-	if d != nil {
-		d.close()
+	if err != nil || d == nil {
+		return false, errors.Join(err, s.checkOrphans())
 	}
-	return d != nil, err
+	d.close()
+	return true, nil
 }
 
 func (s *Store) open(open openFunc) (ss *session, err error) {

@@ -45,6 +45,15 @@ var sqliteHeader = []byte("SQLite format 3\x00")
 // https://sqlite.org/tempfiles.html.
 var sidecars = []string{"-wal", "-shm", "-journal"}
 
+// suffixes are what the names of a source's files end in, its own first: it is no
+// Tree.
+func (src *Source) suffixes() []string {
+	if src.Kind == Database {
+		return append([]string{""}, sidecars...)
+	}
+	return []string{""}
+}
+
 // guard calls fn and makes an error of a panic: the driver panics when
 // SQLite runs out of memory, and a malformed database must not be able to
 // take the host down. Nor must whoever truncates the index of a WAL, which the
@@ -161,7 +170,7 @@ func (l *live) reservesForOthers() (bool, error) {
 // file that we have open: what was committed to the other would be lost.
 func (l *live) begin(sql string) error {
 	err := l.Exec(sql)
-	shareErr := l.shareSidecars()
+	ownerErr := l.giveSidecarsToOwner()
 	if err != nil {
 		return err
 	}
@@ -169,14 +178,14 @@ func (l *live) begin(sql string) error {
 		_, configErr := l.Config(sqlite3.DBCONFIG_NO_CKPT_ON_CLOSE, true)
 		err = errors.Join(err, configErr)
 	}
-	return errors.Join(shareErr, err)
+	return errors.Join(ownerErr, err)
 }
 
-// shareSidecars gives the sidecars that we have made the mode and the owner of
-// the database, as SQLite's own code does and the driver's does not: else the
+// giveSidecarsToOwner gives the sidecars that we have made the mode and the owner
+// of the database, as SQLite's own code does and the driver's does not: else the
 // service would be locked out of them if we are the superuser, and others let
 // in if the database is not for them.
-func (l *live) shareSidecars() error {
+func (l *live) giveSidecarsToOwner() error {
 	if !l.db.dir.native {
 		return nil
 	}

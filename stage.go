@@ -32,8 +32,8 @@ func stagedFor(name string) string {
 // isStaging reports whether a restore makes such directories.
 func (fi fileInfo) isStaging() bool { return fi.isDir() && stagedFor(fi.name) != "" }
 
-// findStaged returns the name of such a directory for a source, or "". (A file of
-// that name is somebody's. What cannot be looked at may be one.)
+// findStaged returns the name of such a directory for a source, or "". (A plain
+// file of that name is somebody's. What cannot be looked at may be ours.)
 func (d *dir) findStaged(source string) string {
 	names, _ := d.readNames(".") // what cannot be read is for those who need to
 	for _, name := range names {
@@ -63,7 +63,7 @@ func (r *restorer) stage(ctx context.Context) (err error) {
 			return fmt.Errorf("stage source %q: %w", sw.Source, stageErr)
 		}
 		defer func() { err = errors.Join(err, synced()) }()
-		if sw.NewSeen, err = sw.dir.looks(ctx, sw.New, sw.staged); err != nil {
+		if sw.NewSeen, err = sw.dir.fingerprints(ctx, sw.New, sw.staged); err != nil {
 			return err
 		}
 	}

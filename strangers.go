@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 // How a swap finds out that somebody works, or has worked, with the files: before
@@ -21,7 +22,7 @@ func (sw *swap) stranger(name rawString) error {
 
 // findStrangers returns errStranger for what lies where the swap, finished or
 // undone to whatever extent, has put nothing.
-func (sw *swap) findStrangers(ctx context.Context, undo, complete bool) error {
+func (sw *swap) findStrangers(ctx context.Context, to direction, complete bool) error {
 	if len(sw.NewSeen) != len(sw.New) || len(sw.OldSeen) != len(sw.Old) {
 		return errors.New("the journal does not say what the files looked like")
 	}
@@ -36,7 +37,7 @@ func (sw *swap) findStrangers(ctx context.Context, undo, complete bool) error {
 	if worked != "" && !complete {
 		return sw.stranger(worked)
 	}
-	return sw.findStrangeSidecars(ctx, isNew, undo)
+	return sw.findStrangeSidecars(ctx, isNew, to)
 }
 
 func (sw *swap) isNew() map[rawString]bool {
@@ -77,7 +78,7 @@ func (sw *swap) findOldStrangers(ctx context.Context, isNew map[rawString]bool) 
 
 // findStrangeSidecars looks beside what is, or was, or will be at the names of the
 // swap.
-func (sw *swap) findStrangeSidecars(ctx context.Context, isNew map[rawString]bool, undo bool) error {
+func (sw *swap) findStrangeSidecars(ctx context.Context, isNew map[rawString]bool, to direction) error {
 	mains := slices.Concat(sw.New, sw.Old)
 	if sw.Database != "" {
 		mains = append(mains, sw.Database)
@@ -85,7 +86,7 @@ func (sw *swap) findStrangeSidecars(ctx context.Context, isNew map[rawString]boo
 	slices.Sort(mains)
 	for _, main := range slices.Compact(mains) {
 		log, err := sw.findLog(ctx, main, func(log rawString) (bool, error) {
-			ours, err := sw.isOwnLog(log, main, isNew, undo)
+			ours, err := sw.isOwnLog(log, main, isNew, to)
 			return !ours, err
 		})
 		if err == nil && log != "" {
@@ -100,14 +101,14 @@ func (sw *swap) findStrangeSidecars(ctx context.Context, isNew map[rawString]boo
 
 // isOwnLog reports whether what lies beside a database belongs to that one, old
 // or new.
-func (sw *swap) isOwnLog(name, main rawString, isNew map[rawString]bool, undo bool) (bool, error) {
+func (sw *swap) isOwnLog(name, main rawString, isNew map[rawString]bool, to direction) (bool, error) {
 	log, err := sw.whereIs(name)
 	if err != nil || isNew[name] && !log.staged {
 		return true, err
 	}
 	db, err := sw.whereIs(main)
 	if isNew[main] && !db.staged && db.inPlace { // the old ones are out of the way
-		return !undo, err // the new database is in use
+		return to == toNew, err // the new database is in use
 	}
 	return slices.Contains(sw.Old, name), err
 }
@@ -143,7 +144,7 @@ func (sw *swap) hasChanged(ctx context.Context, name rawString, seen string) (bo
 	if seen == "" {
 		return false, nil
 	}
-	now, err := sw.dir.look(ctx, string(name))
+	now, err := sw.dir.fingerprint(ctx, string(name))
 	return now != seen, err
 }
 
@@ -191,7 +192,7 @@ func (sw *swap) checkMovedOut(ctx context.Context) error {
 		if !w.saved || sw.OldSeen[i] == "" || isIndex {
 			continue
 		}
-		now, err := sw.dir.look(ctx, sw.saved(name))
+		now, err := sw.dir.fingerprint(ctx, sw.saved(name))
 		if err == nil && now != sw.OldSeen[i] {
 			err = sw.writtenTo(name)
 		}
@@ -205,7 +206,7 @@ func (sw *swap) checkMovedOut(ctx context.Context) error {
 // findCommits returns errStranger for a new database that was put in place, and
 // has a log or was written to since.
 func (sw *swap) findCommits(ctx context.Context) error {
-	if err := sw.findStrangeSidecars(ctx, sw.isNew(), true); err != nil {
+	if err := sw.findStrangeSidecars(ctx, sw.isNew(), toOld); err != nil {
 		return err
 	}
 	for i, name := range sw.New {
@@ -233,7 +234,7 @@ func (sw *swap) findLog(ctx context.Context, name rawString, fits func(log rawSt
 	for _, suffix := range sidecars {
 		log := name + rawString(suffix)
 		fi, err := sw.dir.lstat(string(log))
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENAMETOOLONG) {
 			continue
 		}
 		if err != nil {

@@ -29,8 +29,8 @@ import (
 //
 // A name that is a mount point cannot be renamed. It is noted in InPlace,
 // after the old bytes have been copied to the staging directory ("copy"), and
-// then overwritten. That it is all there is told by renames, too: the staged
-// file is moved aside ("done") once the new bytes are durable, and the copy
+// then overwritten. Renames also tell when that is complete: the staged file
+// is moved aside ("done") once the new bytes are durable, and the copy
 // removed once the old ones are.
 type swap struct {
 	Source   string      `json:"source"`
@@ -48,7 +48,7 @@ type swap struct {
 	Inode         uint64   `json:"inode,omitempty"`
 
 	// What New looked like when it was staged, and Old right before the
-	// exchange: see look. Who has worked with them since has changed that.
+	// exchange: see dir.fingerprint. Who has worked with them since has changed that.
 	NewSeen []string `json:"new_seen,omitempty"`
 	OldSeen []string `json:"old_seen,omitempty"`
 
@@ -80,6 +80,14 @@ func (sw *swap) mustOpen(fsys afero.Fs) error {
 	}
 	return err
 }
+
+// A direction says which state an exchange is on its way to.
+type direction int
+
+const (
+	toNew direction = iota
+	toOld
+)
 
 func (sw *swap) staged(name rawString) string { return path.Join(sw.Staging, "new", string(name)) }
 func (sw *swap) saved(name rawString) string  { return path.Join(sw.Staging, "old", string(name)) }

@@ -96,7 +96,7 @@ func (c *capture) earlier(t *target, to string, fi fileInfo) (*loaded, *entry) {
 		return nil, nil
 	}
 	e, ok := from.entries.find(to)
-	if !ok || !e.isStill(fi) {
+	if !ok || !e.describes(fi) {
 		return nil, nil
 	}
 	return from, e
@@ -113,10 +113,10 @@ func (c *capture) volumes() map[string]string {
 	return volumes
 }
 
-// isStill reports whether a file of that volume is as it was when it was copied.
+// describes reports whether a file of that volume is as it was when it was copied.
 // While the system runs, nobody can write to it, or set its times, and leave the time of
 // that as it was.
-func (e *entry) isStill(fi fileInfo) bool {
+func (e *entry) describes(fi fileInfo) bool {
 	return e.Inode != 0 && e.Inode == fi.inode && e.Size == fi.size && e.Mode == formatPerm(fi.mode) &&
 		e.MTime.Equal(fi.mtime) && e.CTime.Equal(fi.ctime)
 }

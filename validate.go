@@ -47,7 +47,7 @@ func (r Report) MarshalJSON() ([]byte, error) {
 // Validate examines a snapshot as thoroughly as the level says. It changes
 // nothing, also where it could.
 //
-// Damage is in the Report, that the snapshot does not exist too; the error
+// Damage is in the Report, and so is that there is no such snapshot; the error
 // is for a validation that could not be finished. Snapshots of the Python
 // module are validated as far as their metadata go, which have no checksums.
 func (s *Store) Validate(ctx context.Context, stamp string, opts *ValidateOptions) (*Report, error) {
@@ -113,9 +113,9 @@ func (ss *session) examine(ctx context.Context, stamp string, level Level) (*Rep
 	if l.snapshot.Origin == OriginPreRestore {
 		sources = nil // what there was may be put back, whatever the host thinks of it
 	}
-	v := newVerifier(ctx, d, sources, level, m)
+	v := newVerifier(ctx, newCrew(d.cores()), sources, level, m)
 	v.legacy = l.legacy
-	if err := v.verify(l.snapshot.Sources, l.entries); err != nil {
+	if err := v.verify(d, l.snapshot.Sources, l.entries); err != nil {
 		return nil, nil, err
 	}
 	m.finish()

@@ -17,7 +17,6 @@ import (
 // A verifier compares the entries of a snapshot with what is on disk, once.
 type verifier struct {
 	ctx     context.Context
-	dir     *dir
 	sources []Source // whose Checks are run
 	level   Level
 	crew    *crew
@@ -36,20 +35,20 @@ type verifier struct {
 	unread []error  // what the problems of what could not be read were
 }
 
-func newVerifier(ctx context.Context, d *dir, sources []Source, level Level, m *meter) *verifier {
+func newVerifier(ctx context.Context, crew *crew, sources []Source, level Level, m *meter) *verifier {
 	return &verifier{
-		ctx: ctx, dir: d, sources: sources, level: level, meter: m,
-		crew: newCrew(d.cores()), wrong: make(map[*entry][]Problem),
+		ctx: ctx, crew: crew, sources: sources, level: level, meter: m,
+		wrong: make(map[*entry][]Problem),
 	}
 }
 
 // verify examines every entry and looks for what is none. Its error is for
 // not having come to the end. What it finds is in the order of the entries,
 // whatever has been examined first.
-func (v *verifier) verify(sources []SourceState, entries manifest) error {
+func (v *verifier) verify(d *dir, sources []SourceState, entries manifest) error {
 	var present map[*entry]bool
 	err := v.run(func() (err error) {
-		present, err = v.walk(entries)
+		present, err = v.walk(d, entries)
 		return err
 	})
 	if err != nil {
@@ -93,10 +92,10 @@ func (v *verifier) run(walk func() error) error {
 
 // walk has every entry examined that is there, and notes what does not belong.
 // It returns the entries that are there.
-func (v *verifier) walk(entries manifest) (present map[*entry]bool, err error) {
+func (v *verifier) walk(d *dir, entries manifest) (present map[*entry]bool, err error) {
 	present = make(map[*entry]bool, len(entries))
 	files := v.reader(entries)
-	err = v.dir.walk(v.ctx, ".", func(at place, name string, fi fileInfo) error {
+	err = d.walk(v.ctx, ".", func(at place, name string, fi fileInfo) error {
 		if name == "." || name == metadataName || name == manifestName {
 			return nil
 		}
@@ -220,7 +219,7 @@ func (v *verifier) content(e *entry, at place, fi fileInfo, read *tally) {
 	}
 	var problems []Problem
 	check := func() {
-		problems, _ = v.crew.checkCopy(v.ctx, f, info.size, v.level, v.hostCheck(e)) // an error is the context's
+		problems, _ = checkCopy(v.ctx, v.crew, f, info.size, v.level, v.hostCheck(e)) // an error is the context's
 	}
 	if info.size < handfulBytes {
 		compare()

@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 // How a restore verifies. What it has staged it reads back, all of it, once
@@ -82,6 +83,35 @@ func (r *restorer) verify(ctx context.Context) error {
 	return nil
 }
 
+// checkRoots sees whether the paths of the sources still lead to where their
+// entries were exchanged.
+func (r *restorer) checkRoots() error {
+	for _, sw := range r.journal.Swaps {
+		src, _ := r.source(sw.Source)
+		if src.Kind == Tree {
+			continue
+		}
+		root, _, err := r.swapRoot(src)
+		if err != nil {
+			return err
+		}
+		d, err := openDir(r.cfg.Fs, root)
+		if err != nil {
+			return err
+		}
+		there, err := d.lstat(".")
+		d.close()
+		here, hereErr := sw.dir.lstat(".")
+		if err := errors.Join(err, hereErr); err != nil {
+			return err
+		}
+		if !there.sameFile(here) {
+			return fmt.Errorf("source %q: %s does not lead to %s any more", src.Name, src.Path, sw.Root)
+		}
+	}
+	return nil
+}
+
 // fillHashes computes the SHA-256 of entries of swaps that have none, as those of
 // the Python module: what the snapshot has must do.
 func (r *restorer) fillHashes(ctx context.Context) error {
@@ -103,11 +133,11 @@ func (r *restorer) fillHashes(ctx context.Context) error {
 	return nil
 }
 
-// compare compares the entries of all swaps with what there is in one of their
-// directories: files that are not those that were compared before by their
-// bytes, side by side.
+// compare compares the entries of all swaps with what there is in one directory
+// of each. It reads, side by side, all files that are not the very ones that it
+// has read before.
 func (r *restorer) compare(ctx context.Context, in func(sw *swap) string) error {
-	v := newVerifier(ctx, r.root, nil, ValidateFull, r.meter)
+	v := newVerifier(ctx, newCrew(r.root.cores()), nil, ValidateFull, r.meter)
 	err := v.run(func() error {
 		for _, sw := range r.journal.Swaps {
 			if err := v.compareSwap(sw, in(sw), r.from.entries); err != nil {
@@ -149,7 +179,7 @@ func (v *verifier) compareEntries(sw *swap, to *trail, files *gatherer) error {
 		if err != nil {
 			return err
 		}
-		if v.entry(e.entry, at, fi) && !(e.seen != nil && fi.isStill(*e.seen)) {
+		if v.entry(e.entry, at, fi) && !(e.seen != nil && fi.isWhatItWas(*e.seen)) {
 			v.read(files, e.entry, at, fi)
 		}
 		if e.seen != nil && fi.mode != e.seen.mode {
@@ -222,7 +252,7 @@ func (r *restorer) mayBeDatabase(e *entry) bool {
 func (sw *swap) checkSidecar(main, suffix string, ours map[string]bool) error {
 	name := main + suffix
 	fi, err := sw.dir.lstat(name)
-	if errors.Is(err, fs.ErrNotExist) || ours[name] {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENAMETOOLONG) || ours[name] {
 		return nil
 	}
 	if err == nil && !fi.isHarmlessSidecar(suffix) {
