@@ -52,6 +52,8 @@ type capture struct {
 	patience *patience // with databases that are locked, in all: writers of those that are pinned wait, too
 	holding  *patience // for moments without a writer, in all
 
+	reappearing *patience // with files that are gone: see untilThere
+
 	clones   cloning            // where the snapshots are
 	device   any                // which is there, if they can be made
 	previous map[string]*loaded // by source: see findPrevious
@@ -143,7 +145,7 @@ func (c *capture) locateFile(ctx context.Context, t *target) (err error) {
 		return err
 	}
 	var fi fileInfo
-	err = untilThere(ctx, func() (err error) {
+	err = c.untilThere(ctx, func() (err error) {
 		fi, err = t.lstat()
 		return err
 	})

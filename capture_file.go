@@ -201,8 +201,12 @@ func (c *capture) cloneable(f io.ReaderAt) io.ReaderAt {
 	return sourceAt{f}
 }
 
-func (c *copier) copyLink(at place, to string) error {
-	link, err := at.dir.readlink(at.name)
+func (c *copier) copyLink(ctx context.Context, at place, to string) error {
+	var link string
+	err := c.untilThere(ctx, func() (err error) {
+		link, err = at.dir.readlink(at.name)
+		return err
+	})
 	if err != nil {
 		if now, lstatErr := at.lstat(); lstatErr == nil && !now.isLink() {
 			err = errReplaced
@@ -220,18 +224,20 @@ func (c *copier) copyLink(at place, to string) error {
 	return nil
 }
 
-// untilThere tries to look at a file, again after a moment if it is gone.
-func untilThere(ctx context.Context, try func() error) error {
+// untilThere calls try, and again after a pause while that says that a file is
+// gone, unless much has been waited for such files already.
+func (c *capture) untilThere(ctx context.Context, try func() error) error {
 	for attempt := 1; ; attempt++ {
 		err := try()
-		if !isGone(err) || attempt == reappearAttempts {
-			return err
-		}
-		if err := sleep(ctx, reappearPause); err != nil {
+		if !isGone(err) || attempt == reappearAttempts || !c.reappearing.busy(ctx, attempt) {
 			return err
 		}
 	}
 }
+
+// reappearPatience is how long to wait for files that are gone, in all: when many
+// are removed at a time, they do not come back.
+const reappearPatience = time.Second
 
 // copyAttempts is how often a file that changes under the copy is copied
 // anew.
@@ -247,7 +253,7 @@ func (c *copier) copyFile(ctx context.Context, from place, seen fileInfo, to str
 	for attempt := 1; ; attempt++ {
 		e := entry{Path: rawString(to), Type: kind}
 		stable := false
-		err := untilThere(ctx, func() (err error) {
+		err := c.untilThere(ctx, func() (err error) {
 			e, stable, err = c.tryCopyFile(ctx, from, seen, out, e)
 			return err
 		})

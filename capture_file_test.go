@@ -557,7 +557,7 @@ func TestFileThatIsWrittenWithinATickIsNotTorn(t *testing.T) {
 
 // Who writes a file anew may remove it first: for a moment there is none.
 func TestFileThatIsGoneForAMomentIsCopied(t *testing.T) {
-	const looks = 8 // at least as many as there are
+	const looks = 10 // at least as many as there are
 	for n := 1; n <= looks; n++ {
 		t.Run(fmt.Sprintf("look_%d", n), func(t *testing.T) {
 			eachFs(t, func(t *testing.T, w *world) {
@@ -587,5 +587,34 @@ func TestFileThatIsGoneForAMomentIsCopied(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// Files that are removed by the thousand do not come back, and are not waited for
+// one by one.
+func TestManyFilesThatAreGoneAreNotWaitedFor(t *testing.T) {
+	w := newWorld(t, afero.NewMemMapFs(), "/srv")
+	const files = 1000
+	for i := range files {
+		w.write(t, fmt.Sprintf("tree/%04d", i), "content")
+	}
+	s := w.store(t, withSources(w.treeSource("tree")), func(cfg *backup.Config) {
+		cfg.Fs = &faultFs{Fs: w.fs, fail: func(op, path string) error {
+			if op == "open" && strings.HasPrefix(path, w.path("tree/0")) {
+				return fs.ErrNotExist
+			}
+			return nil
+		}}
+	})
+	ctx := &waiting{Context: t.Context()}
+	snap, err := s.Create(ctx, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(problemsOf(snap)); n != files {
+		t.Errorf("%d problems, want %d", n, files)
+	}
+	if n := ctx.waits.Load(); n > 300 { // 200 of 5 ms make the second that is spent on all of them
+		t.Errorf("waited %d times", n)
 	}
 }

@@ -75,7 +75,7 @@ func (tc *treeCopy) meet(ctx context.Context, files *gatherer, at place, name st
 		tc.dirs = append(tc.dirs, e)
 		return err
 	case fi.isLink():
-		return tc.copyLink(at, tc.to(name))
+		return tc.copyLink(ctx, at, tc.to(name))
 	case !fi.isRegular():
 		t.skipped = append(t.skipped, name)
 		return nil
@@ -172,7 +172,7 @@ func (tc *treeCopy) copyLater(ctx context.Context) error {
 		}
 		var at place
 		var fi fileInfo
-		err := untilThere(ctx, func() (err error) {
+		err := tc.untilThere(ctx, func() (err error) {
 			if at, err = read.at(name); err == nil {
 				fi, err = at.lstat()
 			}

@@ -144,10 +144,10 @@ func (s *Store) cleanupSession(ctx context.Context, opts *CleanupOptions) (*sess
 	if err != nil {
 		return nil, err
 	}
-	if !there {
-		return s.read()
+	if there {
+		return s.write(ctx, shared)
 	}
-	return s.write(ctx, shared)
+	return s.read()
 }
 
 // apply removes what was decided, oldest first, so that what is left at any

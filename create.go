@@ -214,7 +214,8 @@ func (s *Store) newCapture(req createRequest) *capture {
 	return &capture{
 		Store: s, lenient: req.lenient, apart: req.apart, held: findHeldFiles(), meter: s.newMeter("create"),
 		patience: newPatience(s.cfg.BusyTimeout), holding: newPatience(min(s.cfg.BusyTimeout, holdPatience)),
-		pins: make(map[string]*pin), unpinned: make(map[string]bool),
+		reappearing: newPatience(reappearPatience),
+		pins:        make(map[string]*pin), unpinned: make(map[string]bool),
 	}
 }
 

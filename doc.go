@@ -52,8 +52,10 @@
 //     those in a Tree with Quiesce, and all but the first 64 in a Tree, wait
 //     for their turn.)
 //   - A database within a Tree is known by its header and copied in the same
-//     way, without its -wal, -shm and -journal. One that is configured as a
-//     File is refused.
+//     way, without its -wal, -shm and -journal. (But for those in a snapshot,
+//     of another store: what lies in snapshots/STAMP/ is copied like any other
+//     file, with what is beside it.) One that is configured as a File is
+//     refused.
 //   - Nothing is torn in silence: a file that changes or vanishes under the
 //     copy, and a database so damaged that its files were copied as they
 //     lay, is a [Problem].
@@ -65,7 +67,7 @@
 //     it does not exist: its metadata are written last, and at once. What
 //     was written is removed when Create fails or is cancelled. What a
 //     killed one leaves is listed as incomplete and never restored.
-//   - [ErrNoSpace] comes before anything of it is written, where the file system
+//   - [ErrNoSpace] comes before anything of the snapshot is written, where the file system
 //     tells how much is free. (What should be a clone is taken to need none,
 //     and a file no more than its bytes. Where that is too little, as where
 //     there are very many files, the full disk's own error comes later.)
@@ -285,7 +287,9 @@
 // minute before it was copied, as who wrote to it may still be at it; nor across
 // a start of the system, as a power cut can take back the times of a file and
 // not what was written (fdatasync(2)); nor once another file system has been
-// mounted there, or the same one again. Such files are read again. (A disk that
+// mounted there, or the same one anew. (Where that cannot be told from a bind
+// mount, as on Btrfs, that counts, too: whoever runs each time in a new mount
+// namespace shares nothing.) Such files are read again. (A disk that
 // is pulled out while it is written to is not noticed.)
 //
 // Snapshots that share can each be deleted, validated and restored without
@@ -380,7 +384,7 @@
 //	manifest_bytes    its size
 //	posix_names       see below
 //	boot              of Linux, when it was taken (see "Sharing"), or absent
-//	volumes           of trees: the file system and mount; absent if unknown
+//	volumes           of trees: the file system, as it was mounted; absent if unknown
 //
 // Then come the keys of the Python module. Its paths are absolute and no more
 // than hints: the directory may have been moved since.

@@ -581,7 +581,10 @@ func (d *dir) readDirBut(name string, lost func(base string, err error) error) (
 		return nil, err
 	}
 	infos := make([]fileInfo, 0, len(names))
-	for attempt := 1; ; attempt++ {
+	for attempt := 1; len(names) > 0; attempt++ {
+		if attempt > 1 {
+			time.Sleep(reappearPause)
+		}
 		var gone []string
 		for _, base := range names {
 			fi, err := d.lstat(path.Join(name, base))
@@ -597,11 +600,9 @@ func (d *dir) readDirBut(name string, lost func(base string, err error) error) (
 				}
 			}
 		}
-		if len(gone) == 0 || attempt == reappearAttempts {
+		if names = gone; attempt == reappearAttempts {
 			break
 		}
-		time.Sleep(reappearPause)
-		names = gone
 	}
 	slices.SortFunc(infos, func(a, b fileInfo) int { return cmp.Compare(a.name, b.name) })
 	return infos, nil
@@ -658,8 +659,8 @@ func (d *dir) bootID() string {
 	return ""
 }
 
-// volume names the file system that the directory is on, and the mount by which
-// it is there, or is "". (An image that has been made in the same way as another
+// volume names the file system that the directory is on, as long as that stays
+// mounted, or is "". (An image that has been made in the same way as another
 // may number its files alike, and have set all of their times alike.)
 func (d *dir) volume() string {
 	if d.native {

@@ -122,21 +122,28 @@ func isMixed(ctx context.Context, file, a, b io.ReaderAt) (bool, error) {
 		}
 		for at := 0; at < n; at += mixedBlock {
 			end := min(at+mixedBlock, n)
-			blockA, blockB := fromA[at:end], fromB[at:end]
-			if !isBlockOf(got[at:end], blockA, blockB, ofA-at) && !isBlockOf(got[at:end], blockB, blockA, ofB-at) {
+			if !isBlockOf(got[at:end], fromA[at:end], fromB[at:end], ofA-at, ofB-at) {
 				return false, nil
 			}
 		}
 	}
 }
 
-// isBlockOf reports whether a block is what was written to it, of which there are
-// n bytes, before what there was, or is the hole that a crash may leave.
-func isBlockOf(block, written, before []byte, n int) bool {
-	n = max(0, min(n, len(block)))
-	holds := func(head, tail []byte) bool { return bytes.Equal(block[:n], head) && bytes.Equal(block[n:], tail) }
+// isBlockOf reports whether a block comes of writing a over b, or b over a, of
+// which there are so many bytes of each: from where one of them ends, it may have
+// what there was before, or nothing, as the whole of it may.
+func isBlockOf(block, a, b []byte, ends ...int) bool {
 	empty := make([]byte, len(block))
-	return holds(written[:n], before[n:]) || holds(written[:n], empty[n:]) || bytes.Equal(block, empty)
+	isOne := func(part []byte, of ...[]byte) bool {
+		return slices.ContainsFunc(of, func(other []byte) bool { return bytes.Equal(part, other) })
+	}
+	for _, n := range ends {
+		n = max(0, min(n, len(block)))
+		if isOne(block[:n], a[:n], b[:n], empty[:n]) && isOne(block[n:], a[n:], b[n:], empty[n:]) {
+			return true
+		}
+	}
+	return false
 }
 
 // readBlocks fills p from off on, with zeros beyond the end of the file, and

@@ -206,9 +206,9 @@ func (ss *session) isWhole(ctx context.Context, j *journal, source string) (bool
 	return allNew || allOld, nil
 }
 
-// fingerprint returns a digest of what is at a name: names, sizes and times. Below
-// it, sidecars that a look at a database may have left, or a power cut brought back,
-// are not part of it.
+// fingerprint returns a digest of what is at a name: names, sizes and times.
+// Sidecars below the name that a look at a database may have left, or that a power
+// cut has brought back, do not count.
 func (d *dir) fingerprint(ctx context.Context, name string) (string, error) {
 	sum := sha256.New()
 	err := d.walk(ctx, name, func(at place, below string, fi fileInfo) error {

@@ -116,7 +116,7 @@ func (ss *session) finish(ctx context.Context, j *journal, r *Recovery) error {
 	if err == nil {
 		err = ss.forward(ctx, j)
 	}
-	if err == nil && !complete {
+	if err == nil && (!complete || !ss.isWorkedWith(ctx, j)) {
 		err = j.checkMovedOut(ctx)
 	}
 	if err != nil {

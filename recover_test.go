@@ -125,6 +125,18 @@ func TestRecoverMissesTheJournal(t *testing.T) {
 	}
 }
 
+// A restore that is pending is, also if the snapshots have gone.
+func TestPendingRestoreWithoutSnapshots(t *testing.T) {
+	f := newTrial(t, confirmed)
+	w := f.interrupted(t, "swap")
+	w.drop(t, "backups/snapshots")
+	for op, err := range w.changingOperations(t, f.stamp) {
+		if !errors.Is(err, backup.ErrRecoveryPending) {
+			t.Errorf("%s: %v", op, err)
+		}
+	}
+}
+
 // A file may have the name of a staging directory. It is none, and a part of its
 // tree like any other.
 func TestFileNamedLikeAStagingDirectoryIsAFile(t *testing.T) {

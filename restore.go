@@ -452,28 +452,15 @@ func (r *restorer) takeBack(ctx context.Context, failed error) error {
 	if errors.Is(failed, errAtWork) {
 		failed = fmt.Errorf("%w: %w", ErrServiceRunning, failed)
 	}
-	if err := r.findCommits(ctx, failed); err != nil {
-		failed = fmt.Errorf("%w: %w", ErrServiceRunning, err)
+	committed := r.findCommits(ctx)
+	if errors.Is(failed, errStranger) || errors.Is(committed, errStranger) {
+		failed = fmt.Errorf("%w: %w", ErrServiceRunning, errors.Join(failed, committed))
 		return r.journal.pending(errors.Join(failed, r.beginUndo(r.journal)))
 	}
 	if err := r.undo(ctx, r.journal); err != nil {
 		return r.journal.pending(errors.Join(failed, err))
 	}
 	return errors.Join(failed, r.discard(r.journal))
-}
-
-// findCommits adds to what has failed that somebody has committed to a new
-// database. It returns nil if nobody has, as far as can be told.
-func (r *restorer) findCommits(ctx context.Context, failed error) error {
-	if errors.Is(failed, errStranger) {
-		return failed
-	}
-	for _, sw := range r.journal.Swaps {
-		if err := sw.findCommits(ctx); errors.Is(err, errStranger) {
-			return errors.Join(failed, fmt.Errorf("source %q: %w", sw.Source, err))
-		}
-	}
-	return nil
 }
 
 // exchange puts the new state in place, and verifies it.
@@ -487,7 +474,7 @@ func (r *restorer) exchange(ctx context.Context) error {
 	if err := r.journal.checkMovedOut(ctx); err != nil {
 		return err
 	}
-	return r.checkSidecars() // last: who has opened the old database may begin its log late
+	return r.checkSidecars(ctx) // last: who has opened the old database may begin its log late
 }
 
 // discardStaged removes what was staged before anything was exchanged.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // How a restore verifies. What it has staged it reads back, all of it, once
@@ -217,20 +218,57 @@ func (r *restorer) isAccepted(p Problem) bool {
 // checkSidecars returns errStranger for files beside the databases in place
 // that would change what is read from them. It is for a restore that has just
 // made its exchange: later, they may be those of the service.
-func (r *restorer) checkSidecars() error {
+func (r *restorer) checkSidecars(ctx context.Context) error {
+	return r.eachDatabase(ctx, func(sw *swap, e *stagedEntry, ours map[string]bool) error {
+		for _, suffix := range sidecars {
+			if err := sw.checkSidecar(e.name, suffix, ours); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// findCommits returns errStranger if somebody has committed to a database that
+// was put in place, as far as can be told: by its log, its size or its time.
+func (r *restorer) findCommits(ctx context.Context) error {
+	if err := r.checkSidecars(ctx); err != nil {
+		return err
+	}
+	return r.eachDatabase(ctx, func(sw *swap, e *stagedEntry, _ map[string]bool) error {
+		fi, err := sw.dir.lstat(e.name)
+		if err != nil {
+			return ignoreNotExist(err)
+		}
+		const coarse = 2 * time.Second // FAT's times
+		written := fi.sys != nil && fi.mtime.Sub(e.MTime).Abs() > coarse
+		if written || fi.size != e.Size {
+			return sw.stranger(rawString(e.name))
+		}
+		return nil
+	})
+}
+
+// eachDatabase calls fn for each database that has been put in place wholly, with
+// the names of what came with it.
+func (r *restorer) eachDatabase(ctx context.Context, fn func(sw *swap, e *stagedEntry, ours map[string]bool) error) error {
 	for _, sw := range r.journal.Swaps {
 		ours := make(map[string]bool, len(sw.entries))
 		for _, e := range sw.entries {
 			ours[e.name] = true
 		}
-		for _, e := range sw.entries {
+		for i := range sw.entries {
+			e := &sw.entries[i]
 			if !r.mayBeDatabase(e.entry) {
 				continue
 			}
-			for _, suffix := range sidecars {
-				if err := sw.checkSidecar(e.name, suffix, ours); err != nil {
-					return fmt.Errorf("source %q: %w", sw.Source, err)
-				}
+			top, _, _ := strings.Cut(e.name, "/")
+			waiting, err := sw.dir.exists(sw.staged(rawString(top)))
+			if err == nil && !waiting && (e.Type != typeFile || place{sw.dir, e.name}.isDatabase(ctx)) {
+				err = fn(sw, e, ours)
+			}
+			if err != nil {
+				return fmt.Errorf("source %q: %w", sw.Source, err)
 			}
 		}
 	}

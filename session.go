@@ -57,11 +57,22 @@ func (s *Store) write(ctx context.Context, mode lockMode) (*session, error) {
 // Whoever needs one to recover is told so.
 func (s *Store) hasStore() (bool, error) {
 	d, err := openDirOrNone(s.cfg.Fs, filepath.Join(s.cfg.Dir, snapshotsName))
-	if err != nil || d == nil {
+	if d != nil {
+		d.close()
+	}
+	if err != nil || d != nil {
+		return d != nil, err
+	}
+	root, err := openDirOrNone(s.cfg.Fs, s.cfg.Dir)
+	if err != nil || root == nil {
 		return false, errors.Join(err, s.checkOrphans())
 	}
-	d.close()
-	return true, nil
+	defer root.close()
+	pending, err := root.exists(journalName)
+	if err == nil && pending {
+		err = ErrRecoveryPending
+	}
+	return false, errors.Join(err, s.checkOrphans())
 }
 
 func (s *Store) open(open openFunc) (ss *session, err error) {

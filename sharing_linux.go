@@ -1,8 +1,10 @@
 package backup
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -50,8 +52,11 @@ func (d *dir) fileSystem() uint32 {
 	return uint32(st.Type)
 }
 
-// nativeVolume goes by what statfs(2) and statx(2) say. The number of a mount is
-// used again before Linux 6.8.
+// nativeVolume names the device, the file system that statfs(2) says is on it, and
+// when that was mounted: by the number of the directory that the kernel makes for
+// each file system that it mounts, which is the same for all that it is bound to
+// and in all namespaces. Where there is none, the number of the mount must do; it
+// is used again before Linux 6.8.
 func (d *dir) nativeVolume() string {
 	f, err := d.handle()
 	if err != nil {
@@ -68,7 +73,29 @@ func (d *dir) nativeVolume() string {
 	if err != nil {
 		return ""
 	}
-	return fmt.Sprintf("%d:%d %x %x", st.Dev_major, st.Dev_minor, fs.Fsid.Val, st.Mnt_id)
+	device := fmt.Sprintf("%d:%d", st.Dev_major, st.Dev_minor)
+	mounted := fmt.Sprintf("mount %x", st.Mnt_id)
+	if inode, err := sysInode(uint32(fs.Type), device); err == nil {
+		mounted = fmt.Sprintf("sysfs %x", inode)
+	}
+	return fmt.Sprintf("%s %08x%08x %s", device, uint32(fs.Fsid.Val[0]), uint32(fs.Fsid.Val[1]), mounted)
+}
+
+// sysInode returns the inode of the directory in sysfs(5) of a file system that is
+// mounted.
+func sysInode(kind uint32, device string) (uint64, error) {
+	names := map[uint32]string{unix.EXT4_SUPER_MAGIC: "ext4", unix.XFS_SUPER_MAGIC: "xfs", unix.F2FS_SUPER_MAGIC: "f2fs"}
+	name, ok := names[kind]
+	if !ok {
+		return 0, errors.ErrUnsupported
+	}
+	block, err := os.Readlink("/sys/dev/block/" + device)
+	if err != nil {
+		return 0, err
+	}
+	var st unix.Stat_t
+	err = ignoringEINTR(func() error { return unix.Stat(filepath.Join("/sys/fs", name, filepath.Base(block)), &st) })
+	return st.Ino, err
 }
 
 // bootID names the time since the system was started: see random(4).

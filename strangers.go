@@ -14,7 +14,7 @@ import (
 // Recover was called, or while a restore makes its exchange.
 
 // errStranger: somebody has worked with the files of an interrupted restore.
-var errStranger = errors.New("has come to be, or has changed, since the restore was interrupted: did the service run before Recover? Keep what is needed of it, move it away, and call Recover again")
+var errStranger = errors.New("has come to be, or has changed, since the restore had it in its hands: did the service run in the middle of it, or before Recover? Keep what is needed of it, move it away, and call Recover again")
 
 func (sw *swap) stranger(name rawString) error {
 	return fmt.Errorf("%s %w", sw.dir.full(string(name)), errStranger)
@@ -150,19 +150,19 @@ func (sw *swap) hasChanged(ctx context.Context, name rawString, seen string) (bo
 
 // errAtWork: somebody works with the old files, as they make room. All can be
 // undone.
-var errAtWork = errors.New("somebody works with the files that are replaced")
+var errAtWork = errors.New("somebody is at work with what is replaced")
 
 func (sw *swap) writtenTo(name rawString) error {
 	return fmt.Errorf("%w: %s was written to", errAtWork, sw.dir.full(string(name)))
 }
 
 func (sw *swap) inTheWay(name rawString) error {
-	return fmt.Errorf("%w: %s has come to be", errAtWork, sw.dir.full(string(name)))
+	return fmt.Errorf("%w: %s is in the way", errAtWork, sw.dir.full(string(name)))
 }
 
 // checkClear returns errAtWork for what lies where a new entry is to be put, and
-// for what would be its log and can only be that of the old one, with which it is
-// to go back.
+// for what would be its log and can only be that of the old one. That joins the
+// old files, so that an undo takes it for theirs.
 func (sw *swap) checkClear(ctx context.Context, name rawString) error {
 	w, err := sw.whereIs(name)
 	if err != nil || !w.staged {
@@ -195,31 +195,6 @@ func (sw *swap) checkMovedOut(ctx context.Context) error {
 		now, err := sw.dir.fingerprint(ctx, sw.saved(name))
 		if err == nil && now != sw.OldSeen[i] {
 			err = sw.writtenTo(name)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// findCommits returns errStranger for a new database that was put in place, and
-// has a log or was written to since.
-func (sw *swap) findCommits(ctx context.Context) error {
-	if err := sw.findStrangeSidecars(ctx, sw.isNew(), toOld); err != nil {
-		return err
-	}
-	for i, name := range sw.New {
-		w, err := sw.whereIs(name)
-		if err != nil {
-			return err
-		}
-		if !w.inPlace || w.staged || slices.Contains(sw.InPlace, name) || !(place{sw.dir, string(name)}).isDatabase(ctx) {
-			continue
-		}
-		changed, err := sw.hasChanged(ctx, name, sw.NewSeen[i])
-		if err == nil && changed {
-			err = sw.stranger(name)
 		}
 		if err != nil {
 			return err
@@ -269,5 +244,5 @@ func (sw *swap) isHarmless(ctx context.Context, name rawString, w whereabouts) b
 // isHarmlessSidecar reports whether a sidecar may be what a look at the database
 // has left: an empty one, or the index of a write-ahead log, which is made anew.
 func (fi fileInfo) isHarmlessSidecar(suffix string) bool {
-	return fi.isRegular() && fi.size == 0 || suffix == "-shm"
+	return fi.isRegular() && (fi.size == 0 || suffix == "-shm")
 }

@@ -77,21 +77,30 @@ func TestRestoreNoticesALogInATreeOfThePythonModule(t *testing.T) {
 // fails. The old database must not meet the log, and what was committed must not
 // go with the new one.
 func TestRestoreTakesNoCommitsBack(t *testing.T) {
-	for name, commit := range map[string]func(t *testing.T, w *world){
-		"log": func(t *testing.T, w *world) { w.write(t, "data/app.db-wal", "the log of the new database") },
-		"rollback": func(t *testing.T, w *world) {
-			w.exec(t, "data/app.db", "INSERT INTO t VALUES (zeroblob(20000)) -- the size tells in memory, too")
-		},
+	const rollback = "INSERT INTO t VALUES (zeroblob(20000))" // the size tells in memory, too
+	for _, tc := range []struct{ name, db, sql, away string }{
+		{"log", "data/app.db", "", "data/app.db-wal"},
+		{"rollback", "data/app.db", rollback, "data/app.db"},
+		{"log_in_a_tree", "tree/dir/app.db", "", "tree/dir"},
+		{"rollback_in_a_tree", "tree/dir/app.db", rollback, "tree/dir"},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			memoryAndOs(t, func(t *testing.T, w *world) {
-				w.exec(t, "data/app.db", "CREATE TABLE t (x); INSERT INTO t VALUES ('snapshot')")
+				w.exec(t, tc.db, "CREATE TABLE t (x); INSERT INTO t VALUES ('snapshot')")
 				w.write(t, "z/f", "snapshot")
-				sources := withSources(w.database("data/app.db"), w.file("z/f"))
+				source := w.database(tc.db)
+				if strings.HasPrefix(tc.db, "tree/") {
+					source = w.treeSource("tree")
+				}
+				sources := withSources(source, w.file("z/f"))
 				stamp := mustCreate(t, w.store(t, sources)).Stamp
-				w.exec(t, "data/app.db", "UPDATE t SET x = 'since'")
+				w.exec(t, tc.db, "UPDATE t SET x = 'since'")
 				s := w.faulty(t, at("rename", func(p string) bool { return isStaged(p, "f") }, func(string) error {
-					commit(t, w)
+					if tc.sql == "" {
+						w.write(t, tc.db+"-wal", "the log of the new database")
+					} else {
+						w.exec(t, tc.db, tc.sql)
+					}
 					return syscall.EIO
 				}), sources)
 				r, err := s.Restore(t.Context(), stamp, quickly)
@@ -102,15 +111,11 @@ func TestRestoreTakesNoCommitsBack(t *testing.T) {
 				if r, err := s.Recover(t.Context()); !errors.Is(err, backup.ErrRecoveryPending) {
 					t.Errorf("%+v, %v", r, err)
 				}
-				for _, suffix := range []string{"", "-wal"} { // as the error says
-					if w.exists(t, "data/app.db"+suffix) {
-						w.rename(t, "data/app.db"+suffix, "away"+suffix)
-					}
-				}
+				w.rename(t, tc.away, "away") // as the error says
 				if r, err := s.Recover(t.Context()); err != nil || r.Outcome != backup.RestoreUndone {
 					t.Errorf("%+v, %v", r, err)
 				}
-				if got := w.query(t, "data/app.db", "SELECT x FROM t"); got != "since" {
+				if got := w.query(t, tc.db, "SELECT x FROM t"); got != "since" {
 					t.Errorf("got %q", got)
 				}
 			})

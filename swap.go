@@ -98,7 +98,7 @@ func (sw *swap) done(name rawString) string   { return path.Join(sw.Staging, "do
 var errNotMounted = errors.New("is not what was there when the restore began: is its file system mounted?")
 
 func mustHave(path string, fi fileInfo, inode uint64) error {
-	if inode != 0 && fi.inode != 0 && fi.inode != inode {
+	if inode != 0 && fi.inode != inode {
 		return fmt.Errorf("%s %w", path, errNotMounted)
 	}
 	return nil

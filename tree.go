@@ -56,15 +56,16 @@ func (s *Store) holes(src *Source) *treeLayout {
 }
 
 // isInSnapshot reports whether a path leads into a snapshot, of whatever store.
-// What is there changes no more, and to open it as a live database would leave
-// files beside it, for which it would fail validation.
+// What is there changes no more. To open a database in it as a live one would
+// leave files beside it, and that snapshot would fail validation.
 func isInSnapshot(p string) bool {
-	for rest, found := filepath.ToSlash(p), true; found; {
-		if _, rest, found = strings.Cut(rest, "/"+snapshotsName+"/"); found {
-			if stamp, _, below := strings.Cut(rest, "/"); below && stampPattern.MatchString(stamp) {
-				return true
-			}
-			rest = "/" + rest
+	if !strings.Contains(p, snapshotsName) { // as most do not
+		return false
+	}
+	elements := strings.Split(filepath.ToSlash(p), "/")
+	for i, stamp := range elements[1:] {
+		if elements[i] == snapshotsName && stampPattern.MatchString(stamp) {
+			return true
 		}
 	}
 	return false
