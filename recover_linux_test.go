@@ -66,6 +66,17 @@ func mountedFile(t *testing.T) (w *world, s *backup.Store, sources []backup.Sour
 	return w, s, sources, stamp
 }
 
+// mountedDatabase returns a world in which a database is mounted at live/app.db,
+// from volumes/app.db.
+func mountedDatabase(t *testing.T, sql string) *world {
+	t.Helper()
+	w := osWorld(t)
+	w.exec(t, "volumes/app.db", sql)
+	w.write(t, "live/app.db", "")
+	bindForNow(t, w.path("volumes/app.db"), w.path("live/app.db"))
+	return w
+}
+
 // A directory that had to be made within a tree is the restore's own, whatever
 // it was made for.
 func TestRecoverOfADirectoryMadeInATree(t *testing.T) {
@@ -153,10 +164,7 @@ func TestDiscardWaitsForTheFileSystem(t *testing.T) {
 // is that has been put in place.
 func TestRecoverLeavesTheServiceItsMountedDatabase(t *testing.T) {
 	prepare := func(t *testing.T) (*world, *backup.Store) {
-		w := osWorld(t)
-		w.exec(t, "volumes/app.db", "PRAGMA journal_mode=WAL; CREATE TABLE t (x); INSERT INTO t VALUES ('old')")
-		w.write(t, "live/app.db", "")
-		bind(t, w.path("volumes/app.db"), w.path("live/app.db"))
+		w := mountedDatabase(t, "PRAGMA journal_mode=WAL; CREATE TABLE t (x); INSERT INTO t VALUES ('old')")
 		sources := []backup.Source{w.database("live/app.db")}
 		s := w.store(t, withSources(sources...))
 		stamp := mustCreate(t, s).Stamp
@@ -359,10 +367,7 @@ func TestRecoverRefusesUnderAServiceOnAMountPoint(t *testing.T) {
 		},
 	} {
 		t.Run(cut, func(t *testing.T) {
-			w := osWorld(t)
-			w.exec(t, "volumes/app.db", "PRAGMA journal_mode=WAL; CREATE TABLE t (x); INSERT INTO t VALUES ('snapshot')")
-			w.write(t, "live/app.db", "")
-			bind(t, w.path("volumes/app.db"), w.path("live/app.db"))
+			w := mountedDatabase(t, "PRAGMA journal_mode=WAL; CREATE TABLE t (x); INSERT INTO t VALUES ('snapshot')")
 			sources := []backup.Source{w.database("live/app.db")}
 			s := w.store(t, withSources(sources...))
 			stamp := mustCreate(t, s).Stamp
@@ -554,10 +559,7 @@ func TestRecoverKeepsWhatWasCommittedToAMountedDatabase(t *testing.T) {
 	for op, cut := range map[string]string{"before": "write", "half_written": "truncate"} {
 		for phase, undo := range map[string]bool{"finish": false, "undo": true} {
 			t.Run(op+"_"+phase, func(t *testing.T) {
-				w := osWorld(t)
-				w.exec(t, "volumes/app.db", "CREATE TABLE t (x); INSERT INTO t VALUES ('snapshot')")
-				w.write(t, "live/app.db", "placeholder")
-				bindForNow(t, w.path("volumes/app.db"), w.path("live/app.db"))
+				w := mountedDatabase(t, "CREATE TABLE t (x); INSERT INTO t VALUES ('snapshot')")
 				sources := []backup.Source{w.database("live/app.db")}
 				s := w.store(t, withSources(sources...))
 				stamp := mustCreate(t, s).Stamp
@@ -672,10 +674,7 @@ func TestDiscardWaitsForAVolumeOverTmpfs(t *testing.T) {
 // What was committed to a mounted database is not overwritten when the restore of
 // another source fails.
 func TestRestoreTakesNoCommitsToAMountedDatabaseBack(t *testing.T) {
-	w := osWorld(t)
-	w.exec(t, "volumes/app.db", "CREATE TABLE t (x); INSERT INTO t VALUES ('snapshot')")
-	w.write(t, "live/app.db", "placeholder")
-	bindForNow(t, w.path("volumes/app.db"), w.path("live/app.db"))
+	w := mountedDatabase(t, "CREATE TABLE t (x); INSERT INTO t VALUES ('snapshot')")
 	w.write(t, "z/f", "snapshot")
 	sources := withSources(w.database("live/app.db"), w.file("z/f"))
 	stamp := mustCreate(t, w.store(t, sources)).Stamp
