@@ -221,7 +221,7 @@ func (c *capture) count(t *target, candidates *gatherer, at place, name string, 
 	}
 	t.files++
 	t.bytes += fi.size
-	_, same := c.earlier(t, path.Join(t.Name, name), fi)
+	_, same := c.earlier(t, below(t.Name, name), fi)
 	if same != nil || c.canClone(fi) {
 		t.free += fi.size
 	}

@@ -3,7 +3,6 @@ package backup
 import (
 	"cmp"
 	"context"
-	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -59,7 +58,7 @@ func (tc *treeCopy) walk(ctx context.Context, files *gatherer) error {
 }
 
 // to is what is called name in the tree as the snapshot calls it.
-func (tc *treeCopy) to(name string) string { return path.Join(tc.t.Name, name) }
+func (tc *treeCopy) to(name string) string { return below(tc.t.Name, name) }
 
 // meet deals with what the walk through the tree comes upon.
 func (tc *treeCopy) meet(ctx context.Context, files *gatherer, at place, name string, fi fileInfo) error {

@@ -401,14 +401,13 @@ func (d *dir) tryOpenRegular(ctx context.Context, name string, flag int) (afero.
 
 // openSame opens the regular file that was seen under a name.
 func (d *dir) openSame(ctx context.Context, name string, flag int, seen fileInfo) (afero.File, fileInfo, error) {
-	notRegular := &fs.PathError{Op: "open", Path: d.full(name), Err: errNotRegular}
 	if !seen.isRegular() {
-		return nil, fileInfo{}, notRegular
+		return nil, fileInfo{}, d.notRegular(name)
 	}
 	f, err := d.openLeased(ctx, name, flag)
 	if err != nil {
 		if now, lstatErr := d.lstat(name); lstatErr == nil && !now.isRegular() {
-			err = notRegular
+			err = d.notRegular(name)
 		}
 		return nil, fileInfo{}, err
 	}
@@ -424,6 +423,10 @@ func (d *dir) openSame(ctx context.Context, name string, flag int, seen fileInfo
 		return nil, fileInfo{}, &fs.PathError{Op: "open", Path: d.full(name), Err: errReplaced}
 	}
 	return f, info, nil
+}
+
+func (d *dir) notRegular(name string) error {
+	return &fs.PathError{Op: "open", Path: d.full(name), Err: errNotRegular}
 }
 
 // openLeased opens a file. Who holds a lease on it, as Samba may, is waited
@@ -587,7 +590,7 @@ func (d *dir) readDirBut(name string, lost func(base string, err error) error) (
 		}
 		var gone []string
 		for _, base := range names {
-			fi, err := d.lstat(path.Join(name, base))
+			fi, err := d.lstat(below(name, base))
 			switch {
 			case err == nil:
 				fi.name = base

@@ -419,8 +419,11 @@ func checkHeader(r io.ReaderAt, size int64) (problems []Problem, ok bool) {
 // startsDatabase reports whether r begins as a SQLite database does.
 func startsDatabase(r io.ReaderAt) (bool, error) {
 	header := make([]byte, len(sqliteHeader))
-	_, err := io.ReadFull(io.NewSectionReader(r, 0, int64(len(header))), header)
-	return bytes.Equal(header, sqliteHeader), err
+	n, err := r.ReadAt(header, 0)
+	if n == len(header) {
+		err = nil // see io.ReaderAt: it may have been the end
+	}
+	return bytes.Equal(header[:n], sqliteHeader), err
 }
 
 // problemOf tells damage from a check that could not be run.

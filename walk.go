@@ -62,6 +62,18 @@ type walkFunc func(at place, name string, fi fileInfo) error
 // nil if it is to be passed over.
 type lostFunc func(name string, err error) error
 
+// below returns the path of what has a name, or a path, in a directory: path.Join
+// for who has nothing to clean.
+func below(dir, name string) string {
+	switch {
+	case dir == ".":
+		return name
+	case name == ".":
+		return dir
+	}
+	return dir + "/" + name
+}
+
 // exceptGone is a lostFunc that passes over what has vanished meanwhile.
 func exceptGone(_ string, err error) error {
 	if isGone(err) {
@@ -109,12 +121,12 @@ func (w *walker) visit(at place, name string, fi fileInfo) error {
 		return w.lost(name, err)
 	}
 	defer here.close()
-	infos, err := here.readDirBut(".", func(base string, err error) error { return w.lost(path.Join(name, base), err) })
+	infos, err := here.readDirBut(".", func(base string, err error) error { return w.lost(below(name, base), err) })
 	if err != nil {
 		return w.lost(name, err)
 	}
 	for _, fi := range infos {
-		if err := w.visit(place{here, fi.name}, path.Join(name, fi.name), fi); err != nil {
+		if err := w.visit(place{here, fi.name}, below(name, fi.name), fi); err != nil {
 			return err
 		}
 	}
