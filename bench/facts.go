@@ -43,6 +43,9 @@ func (l *lab) facts() []fact {
 	for _, name := range slices.Sorted(maps.Keys(l.rivals)) {
 		facts = append(facts, fact{name, l.rivals[name]})
 	}
+	if l.keepsNames {
+		facts = append(facts, fact{"cached names", "could not be dropped: see forgetNames"})
+	}
 	for _, line := range l.skipped {
 		facts = append(facts, fact{"skipped", line})
 	}

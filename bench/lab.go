@@ -26,6 +26,8 @@ type lab struct {
 	closers []func() error
 	skipped []string // what was left out, and why
 	paths   int      // see newPath
+
+	keepsNames bool // forgetNames could not do its work
 }
 
 func newLab(ctx context.Context, opts options, out io.Writer) (_ *lab, err error) {

@@ -135,6 +135,8 @@ func (l *lab) sample(ctx context.Context, w workload, c contender) (r measured.R
 			return r, fmt.Errorf("prepare: %w", err)
 		}
 	}
+	syncAll()
+	l.keepsNames = l.keepsNames || !forgetNames()
 	var read int64
 	for _, input := range w.inputs {
 		size, err := warm(input)
