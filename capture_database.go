@@ -176,7 +176,7 @@ func (c *copier) vacuum(ctx context.Context, native string, f afero.File) error 
 		return sourceError{hostBusy(err)}
 	}
 	defer conn.Close() // back into the host's pool
-	wal, err := vacuumInto(ctx, conn, fi.sys, native, c.cfg.BusyTimeout)
+	wal, err := vacuumInto(ctx, conn, fi, native, c.cfg.BusyTimeout)
 	if err != nil {
 		return sourceError{hostBusy(err)}
 	}

@@ -412,11 +412,8 @@ func hidesSize(f afero.File, src io.ReaderAt, info fileInfo) (bool, error) {
 		}
 		return false, err
 	}
-	now, err := f.Stat()
-	if err != nil {
-		return false, sourceError{err}
-	}
-	return now.Size() == 0, nil
+	now, err := statSource(f)
+	return now.size == 0, err
 }
 
 // isOfOneInstant reports whether a file was copied as it was at one instant.
@@ -457,11 +454,11 @@ func (c *copier) readsAgain(ctx context.Context, e *entry, f afero.File, before 
 }
 
 func statSource(f afero.File) (fileInfo, error) {
-	fi, err := f.Stat()
+	fi, err := statFile(f)
 	if err != nil {
-		return fileInfo{}, sourceError{err}
+		return fi, sourceError{err}
 	}
-	return newFileInfo(fi), nil
+	return fi, nil
 }
 
 // measure has the entry say what its copy has, a clone whose origin had changed

@@ -77,10 +77,10 @@ func (h heldFiles) check(p place) error {
 		return nil
 	}
 	fi, err := p.lstat()
-	if err != nil || fi.sys == nil {
+	if err != nil || !fi.known {
 		return nil // to be told by who opens it
 	}
-	if h[fileID(fi.sys, p.full())] {
+	if h[fileID(fi, p.full())] {
 		return &fs.PathError{Op: "open", Path: p.full(), Err: ErrForeignDriver}
 	}
 	return nil
@@ -91,7 +91,7 @@ func (h heldFiles) check(p place) error {
 // its place since.
 func (h heldFiles) unseen(fi fileInfo) fileInfo {
 	if len(h) > 0 {
-		fi.sys = nil
+		fi.known = false
 	}
 	return fi
 }

@@ -42,22 +42,28 @@ type fileInfo struct {
 	mode  fs.FileMode
 	size  int64
 	mtime time.Time
-	ctime time.Time   // see identity
-	inode uint64      // likewise
-	sys   fs.FileInfo // for os.SameFile; nil where there is no identity
+	ctime time.Time // of any change, which nobody can set as they like; zero if not known
+	inode uint64    // its number on its file system; 0 if not known
+	identity
 }
 
 func newFileInfo(fi fs.FileInfo) fileInfo {
 	info := fileInfo{name: fi.Name(), mode: fi.Mode(), size: fi.Size(), mtime: fi.ModTime()}
-	info.inode, info.ctime = identity(fi)
 	if fi.IsDir() {
 		info.mode |= fs.ModeDir // MemMapFs forgets it on directories made on the way to a file
 		info.size = 0
 	}
-	if os.SameFile(fi, fi) {
-		info.sys = fi // it has an identity
-	}
+	info.identify(fi)
 	return info
+}
+
+// statAny is statFile for any file.
+func statAny(f afero.File) (fileInfo, error) {
+	fi, err := f.Stat()
+	if err != nil {
+		return fileInfo{}, err
+	}
+	return newFileInfo(fi), nil
 }
 
 func (fi fileInfo) isDir() bool     { return fi.mode.IsDir() }
@@ -67,10 +73,10 @@ func (fi fileInfo) isLink() bool    { return fi.mode&fs.ModeSymlink != 0 }
 // sameFile reports whether both were taken of one file, as far as the file
 // system can tell.
 func (fi fileInfo) sameFile(other fileInfo) bool {
-	if fi.sys == nil || other.sys == nil {
+	if !fi.known || !other.known {
 		return fi.mode.Type() == other.mode.Type()
 	}
-	return os.SameFile(fi.sys, other.sys)
+	return fi.isIdentical(other)
 }
 
 // unchanged reports whether nothing suggests that the file was written to
@@ -83,7 +89,7 @@ func (fi fileInfo) unchanged(other fileInfo) bool {
 // written to, by its time of modification: where there is no telling two files
 // apart, it is not. (A rename changes the time of change.)
 func (fi fileInfo) isWhatItWas(was fileInfo) bool {
-	return fi.sys != nil && was.sys != nil && fi.sameFile(was) && fi.size == was.size && fi.mtime.Equal(was.mtime)
+	return fi.known && was.known && fi.sameFile(was) && fi.size == was.size && fi.mtime.Equal(was.mtime)
 }
 
 // errNotRegular: a name is not, or no longer, a regular file.
@@ -336,6 +342,9 @@ func (d *dir) subAt(name string, fi fileInfo) (*dir, error) {
 }
 
 func (d *dir) lstat(name string) (fileInfo, error) {
+	if fi, done, err := d.tryLstat(name); done {
+		return fi, err
+	}
 	var fi fs.FileInfo
 	var err error
 	if l, ok := d.fs.(afero.Lstater); ok {
@@ -367,7 +376,7 @@ func (d *dir) open(ctx context.Context, name string) (afero.File, fileInfo, erro
 // openSeen is open for who has just seen the file: it is not looked at again
 // before it is opened, where it can be told afterwards that it is that one.
 func (d *dir) openSeen(ctx context.Context, name string, seen fileInfo) (afero.File, fileInfo, error) {
-	if d.native && seen.sys != nil {
+	if d.native && seen.known {
 		f, info, err := d.openSame(ctx, name, os.O_RDONLY, seen)
 		if err == nil || isLeased(err) || ctx.Err() != nil {
 			return f, info, err
@@ -411,12 +420,11 @@ func (d *dir) openSame(ctx context.Context, name string, flag int, seen fileInfo
 		}
 		return nil, fileInfo{}, err
 	}
-	fi, err := f.Stat()
+	info, err := statFile(f)
 	if err != nil {
 		f.Close()
 		return nil, fileInfo{}, err
 	}
-	info := newFileInfo(fi)
 	info.name = path.Base(name)
 	if !info.isRegular() || !info.sameFile(seen) {
 		f.Close()
@@ -429,12 +437,19 @@ func (d *dir) notRegular(name string) error {
 	return &fs.PathError{Op: "open", Path: d.full(name), Err: errNotRegular}
 }
 
+func (d *dir) openFile(name string, flag int, perm fs.FileMode) (afero.File, error) {
+	if f, done, err := d.tryOpen(name, flag, perm); done {
+		return f, err
+	}
+	return d.fs.OpenFile(d.path(name), flag, perm)
+}
+
 // openLeased opens a file. Who holds a lease on it, as Samba may, is waited
 // for: the kernel gives them 45 seconds to let go, see F_SETLEASE in fcntl(2).
 func (d *dir) openLeased(ctx context.Context, name string, flag int) (afero.File, error) {
 	const pause, patience = 10 * time.Millisecond, time.Minute
 	for waited := time.Duration(0); ; waited += pause {
-		f, err := d.fs.OpenFile(d.path(name), flag, 0)
+		f, err := d.openFile(name, flag, 0)
 		if err == nil || !isLeased(err) || waited >= patience {
 			return f, err
 		}
@@ -465,17 +480,17 @@ type newFile struct {
 
 // create makes the file name, which must not exist, for reading and writing.
 func (d *dir) create(name string) (newFile, error) {
-	f, err := d.fs.OpenFile(d.path(name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := d.openFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return newFile{}, d.named("open", name, err)
 	}
-	fi, err := f.Stat()
+	fi, err := statFile(f)
 	if err != nil {
 		return newFile{}, errors.Join(err, f.Close(), d.remove(name))
 	}
 	made := time.Now()
-	if there := fi.ModTime(); there.Before(made) {
-		made = there
+	if fi.mtime.Before(made) {
+		made = fi.mtime
 	}
 	return newFile{File: f, made: made}, nil
 }

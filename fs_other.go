@@ -4,7 +4,7 @@ package backup
 
 import (
 	"io/fs"
-	"time"
+	"os"
 )
 
 const (
@@ -17,11 +17,24 @@ const (
 // isLeased returns false: there is nothing of the kind.
 func isLeased(error) bool { return false }
 
+// An identity is what tells a file from others.
+type identity struct {
+	known bool
+	sys   fs.FileInfo
+}
+
+// identify adds what a file system knows of a file beyond what it has to.
+func (fi *fileInfo) identify(sys fs.FileInfo) {
+	if os.SameFile(sys, sys) {
+		fi.identity = identity{known: true, sys: sys}
+	}
+}
+
+// isIdentical reports whether both, whose identities are known, are of one file.
+func (fi fileInfo) isIdentical(other fileInfo) bool { return os.SameFile(fi.sys, other.sys) }
+
 // device returns nil: there is no telling.
 func (fi fileInfo) device() any { return nil }
-
-// identity returns zeros: neither is to be had.
-func identity(fs.FileInfo) (inode uint64, changed time.Time) { return 0, time.Time{} }
 
 // sameOwner returns true: who creates a file owns it.
 func (fi fileInfo) sameOwner(fileInfo) bool { return true }

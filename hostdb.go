@@ -6,7 +6,6 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"reflect"
 	"time"
@@ -18,7 +17,7 @@ import (
 // is want, and reports whether it is in WAL mode. It waits for a lock as long
 // as we would, whatever the host's connections do: modernc's by default wait
 // not at all, and any commit in rollback mode would fail the copy.
-func vacuumInto(ctx context.Context, conn *sql.Conn, want fs.FileInfo, native string, patience time.Duration) (wal bool, err error) {
+func vacuumInto(ctx context.Context, conn *sql.Conn, want fileInfo, native string, patience time.Duration) (wal bool, err error) {
 	var before int64
 	if err := conn.QueryRowContext(ctx, "PRAGMA busy_timeout").Scan(&before); err != nil {
 		return false, err
@@ -43,8 +42,8 @@ func vacuumInto(ctx context.Context, conn *sql.Conn, want fs.FileInfo, native st
 }
 
 // checkFile refuses a DB that is open on another file than the source's.
-func checkFile(ctx context.Context, conn *sql.Conn, want fs.FileInfo) error {
-	if want == nil {
+func checkFile(ctx context.Context, conn *sql.Conn, want fileInfo) error {
+	if !want.known {
 		return nil // it has no identity
 	}
 	var name string
@@ -53,7 +52,7 @@ func checkFile(ctx context.Context, conn *sql.Conn, want fs.FileInfo) error {
 		return err
 	}
 	got, err := os.Stat(name)
-	if err != nil || !os.SameFile(got, want) {
+	if err != nil || !newFileInfo(got).sameFile(want) {
 		return fmt.Errorf("its DB is open on %q, which is not its path", name)
 	}
 	return nil

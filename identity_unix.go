@@ -1,18 +1,66 @@
-//go:build unix && !darwin && !freebsd && !netbsd
+//go:build unix
 
 package backup
 
 import (
+	"errors"
 	"io/fs"
+	"os"
 	"syscall"
-	"time"
 )
 
-// identity returns the number that a file has on its file system, and when it
-// was last changed in any way, which nobody can set as they like; or zeros.
-func identity(fi fs.FileInfo) (inode uint64, changed time.Time) {
-	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
-		return uint64(st.Ino), time.Unix(st.Ctim.Unix())
+// An identity is what tells a file of the operating system from others, together
+// with its inode, and whose it is.
+type identity struct {
+	known    bool   // or there is no telling
+	dev      uint64 // of the file system
+	uid, gid uint32
+}
+
+// identify adds what a file system knows of a file beyond what it has to.
+func (fi *fileInfo) identify(sys fs.FileInfo) {
+	st, ok := sys.Sys().(*syscall.Stat_t)
+	if !ok {
+		return
 	}
-	return 0, time.Time{}
+	fi.inode, fi.ctime = uint64(st.Ino), changeTime(st)
+	if os.SameFile(sys, sys) {
+		fi.identity = identity{known: true, dev: uint64(st.Dev), uid: st.Uid, gid: st.Gid}
+	}
+}
+
+// isIdentical reports whether both, whose identities are known, are of one file.
+func (fi fileInfo) isIdentical(other fileInfo) bool {
+	return fi.dev == other.dev && fi.inode == other.inode
+}
+
+// device returns what identifies the file system that the file is on, or nil.
+func (fi fileInfo) device() any {
+	if !fi.known {
+		return nil
+	}
+	return fi.dev
+}
+
+// fileID identifies a file or directory, whose identity is known, for as long as
+// somebody has it open.
+func fileID(fi fileInfo, _ string) any { return [2]uint64{fi.dev, fi.inode} }
+
+// sameOwner reports whether both belong to the same user and group, as far as
+// can be told.
+func (fi fileInfo) sameOwner(other fileInfo) bool {
+	return fi.known && other.known && fi.uid == other.uid && fi.gid == other.gid
+}
+
+// chown gives name the owner and group of like, where we may: a restore by
+// the superuser must not take its files from the service.
+func (d *dir) chown(name string, like fileInfo) error {
+	if !d.native || !like.known {
+		return nil
+	}
+	err := d.fs.(rootFs).lchown(d.path(name), int(like.uid), int(like.gid))
+	if errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	return err
 }

@@ -80,8 +80,8 @@ func lockTableFor(fsys afero.Fs, d *dir) *lockTable {
 
 func lockKey(fsys afero.Fs, d *dir) any {
 	type key struct{ fs, place any }
-	if fi, err := d.lstat("."); err == nil && fi.sys != nil {
-		return key{"native", fileID(fi.sys, d.base)}
+	if fi, err := d.lstat("."); err == nil && fi.known {
+		return key{"native", fileID(fi, d.base)}
 	}
 	if !reflect.TypeOf(fsys).Comparable() {
 		return key{reflect.TypeOf(fsys), d.base}

@@ -43,12 +43,3 @@ func fcntlRange(f *os.File, id int64, kind int16) error {
 		}
 	}
 }
-
-// fileID identifies a file or directory for as long as somebody has it open.
-func fileID(fi fs.FileInfo, _ string) any {
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	if !ok {
-		return fi
-	}
-	return [2]uint64{uint64(st.Dev), uint64(st.Ino)}
-}

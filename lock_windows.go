@@ -42,4 +42,4 @@ func overlapped(id int64) *windows.Overlapped {
 
 // fileID identifies a file or directory by its path: Windows gives no number
 // without another call.
-func fileID(_ fs.FileInfo, path string) any { return path }
+func fileID(_ fileInfo, path string) any { return path }
