@@ -413,7 +413,10 @@ func hidesSize(f afero.File, src io.ReaderAt, info fileInfo) (bool, error) {
 		return false, err
 	}
 	now, err := statSource(f)
-	return now.size == 0, err
+	if err != nil {
+		return false, err
+	}
+	return now.size == 0, nil
 }
 
 // isOfOneInstant reports whether a file was copied as it was at one instant.

@@ -77,7 +77,7 @@ func (h heldFiles) check(p place) error {
 		return nil
 	}
 	fi, err := p.lstat()
-	if err != nil || !fi.known {
+	if err != nil || !fi.isNative {
 		return nil // to be told by who opens it
 	}
 	if h[fileID(fi, p.full())] {
@@ -91,7 +91,7 @@ func (h heldFiles) check(p place) error {
 // its place since.
 func (h heldFiles) unseen(fi fileInfo) fileInfo {
 	if len(h) > 0 {
-		fi.known = false
+		fi.isNative = false
 	}
 	return fi
 }

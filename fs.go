@@ -44,7 +44,7 @@ type fileInfo struct {
 	mtime time.Time
 	ctime time.Time // of any change, which nobody can set as they like; zero if not known
 	inode uint64    // its number on its file system; 0 if not known
-	identity
+	nativeInfo
 }
 
 func newFileInfo(fi fs.FileInfo) fileInfo {
@@ -73,7 +73,7 @@ func (fi fileInfo) isLink() bool    { return fi.mode&fs.ModeSymlink != 0 }
 // sameFile reports whether both were taken of one file, as far as the file
 // system can tell.
 func (fi fileInfo) sameFile(other fileInfo) bool {
-	if !fi.known || !other.known {
+	if !fi.isNative || !other.isNative {
 		return fi.mode.Type() == other.mode.Type()
 	}
 	return fi.isIdentical(other)
@@ -89,7 +89,7 @@ func (fi fileInfo) unchanged(other fileInfo) bool {
 // written to, by its time of modification: where there is no telling two files
 // apart, it is not. (A rename changes the time of change.)
 func (fi fileInfo) isWhatItWas(was fileInfo) bool {
-	return fi.known && was.known && fi.sameFile(was) && fi.size == was.size && fi.mtime.Equal(was.mtime)
+	return fi.isNative && was.isNative && fi.sameFile(was) && fi.size == was.size && fi.mtime.Equal(was.mtime)
 }
 
 // errNotRegular: a name is not, or no longer, a regular file.
@@ -160,7 +160,7 @@ func openDir(fsys afero.Fs, p string) (*dir, error) {
 		if err := mustBeDir(native)(os.Stat(native)); err != nil {
 			return nil, err // OpenRoot would wait for the other end of a pipe
 		}
-		root, err := os.OpenRoot(native)
+		root, err := os.OpenRoot(native + string(filepath.Separator)) // it may be a pipe by now
 		if err != nil {
 			return nil, err
 		}
@@ -322,7 +322,7 @@ func (d *dir) subAt(name string, fi fileInfo) (*dir, error) {
 	if !ok {
 		return &dir{fs: d.fs, base: d.full(name), batch: d.batch}, nil
 	}
-	root, err := parent.root.OpenRoot(d.path(name))
+	root, err := parent.root.OpenRoot(d.path(name) + string(filepath.Separator)) // or a pipe would be waited for
 	if err != nil {
 		if now, lstatErr := d.lstat(name); lstatErr == nil && !now.isDir() {
 			return nil, notDir
@@ -342,9 +342,6 @@ func (d *dir) subAt(name string, fi fileInfo) (*dir, error) {
 }
 
 func (d *dir) lstat(name string) (fileInfo, error) {
-	if fi, done, err := d.tryLstat(name); done {
-		return fi, err
-	}
 	var fi fs.FileInfo
 	var err error
 	if l, ok := d.fs.(afero.Lstater); ok {
@@ -376,7 +373,7 @@ func (d *dir) open(ctx context.Context, name string) (afero.File, fileInfo, erro
 // openSeen is open for who has just seen the file: it is not looked at again
 // before it is opened, where it can be told afterwards that it is that one.
 func (d *dir) openSeen(ctx context.Context, name string, seen fileInfo) (afero.File, fileInfo, error) {
-	if d.native && seen.known {
+	if d.native && seen.isNative {
 		f, info, err := d.openSame(ctx, name, os.O_RDONLY, seen)
 		if err == nil || isLeased(err) || ctx.Err() != nil {
 			return f, info, err
@@ -437,19 +434,12 @@ func (d *dir) notRegular(name string) error {
 	return &fs.PathError{Op: "open", Path: d.full(name), Err: errNotRegular}
 }
 
-func (d *dir) openFile(name string, flag int, perm fs.FileMode) (afero.File, error) {
-	if f, done, err := d.tryOpen(name, flag, perm); done {
-		return f, err
-	}
-	return d.fs.OpenFile(d.path(name), flag, perm)
-}
-
 // openLeased opens a file. Who holds a lease on it, as Samba may, is waited
 // for: the kernel gives them 45 seconds to let go, see F_SETLEASE in fcntl(2).
 func (d *dir) openLeased(ctx context.Context, name string, flag int) (afero.File, error) {
 	const pause, patience = 10 * time.Millisecond, time.Minute
 	for waited := time.Duration(0); ; waited += pause {
-		f, err := d.openFile(name, flag, 0)
+		f, err := d.fs.OpenFile(d.path(name), flag, 0)
 		if err == nil || !isLeased(err) || waited >= patience {
 			return f, err
 		}
@@ -480,7 +470,7 @@ type newFile struct {
 
 // create makes the file name, which must not exist, for reading and writing.
 func (d *dir) create(name string) (newFile, error) {
-	f, err := d.openFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := d.fs.OpenFile(d.path(name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return newFile{}, d.named("open", name, err)
 	}
@@ -573,9 +563,14 @@ func (d *dir) readNames(name string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	names, err := f.Readdirnames(-1)
+	names, err := namesIn(f)
+	return names, errors.Join(err, f.Close())
+}
+
+func namesIn(directory afero.File) ([]string, error) {
+	names, err := directory.Readdirnames(-1)
 	slices.Sort(names)
-	return slices.Compact(names), errors.Join(err, f.Close())
+	return slices.Compact(names), err
 }
 
 // readDir returns what the directory name holds, sorted by name. What
@@ -594,7 +589,17 @@ const (
 // readDirBut is readDir, but for what cannot be looked at: that is told to
 // lost and, if it returns nil, left out. So is what is not there any more.
 func (d *dir) readDirBut(name string, lost func(base string, err error) error) ([]fileInfo, error) {
-	names, err := d.readNames(name)
+	f, err := d.fs.Open(d.path(name))
+	if err != nil {
+		return nil, err
+	}
+	infos, err := d.readOpenDir(f, name, lost)
+	return infos, errors.Join(err, f.Close())
+}
+
+// readOpenDir is readDirBut for a directory that the caller has open.
+func (d *dir) readOpenDir(f afero.File, name string, lost func(base string, err error) error) ([]fileInfo, error) {
+	names, err := namesIn(f)
 	if err != nil {
 		return nil, err
 	}
@@ -605,7 +610,7 @@ func (d *dir) readDirBut(name string, lost func(base string, err error) error) (
 		}
 		var gone []string
 		for _, base := range names {
-			fi, err := d.lstat(below(name, base))
+			fi, err := d.lstatIn(f, name, base)
 			switch {
 			case err == nil:
 				fi.name = base

@@ -32,29 +32,25 @@ func (r rootFs) Open(name string) (afero.File, error) {
 	return r.OpenFile(name, os.O_RDONLY, 0)
 }
 
+// OpenFile never waits for the other end of a pipe, nor for who holds a lease.
+// (And package os makes no attempt to have a regular file not block, which it
+// takes back when that is of no use.) What is only read keeps its time of access,
+// if it is ours: to set that on all files of a tree would be to write all of
+// their inodes.
 func (r rootFs) OpenFile(name string, flag int, perm fs.FileMode) (afero.File, error) {
-	f, err := openQuietly(flag, func(flag int) (*os.File, error) { return r.root.OpenFile(name, flag, perm) })
+	flag |= oNonblock
+	quiet := flag
+	if flag&(os.O_WRONLY|os.O_RDWR) == 0 {
+		quiet |= oNoatime
+	}
+	f, err := r.root.OpenFile(name, quiet, perm)
+	if quiet != flag && errors.Is(err, fs.ErrPermission) { // it belongs to another: see open(2)
+		f, err = r.root.OpenFile(name, flag, perm)
+	}
 	if err != nil {
 		return nil, r.full(err) // and not a nil *os.File in an afero.File
 	}
 	return f, nil
-}
-
-// openQuietly calls open with flags with which that never waits for the other end
-// of a pipe, nor for who holds a lease. (And package os makes no attempt to have a
-// regular file not block, which it takes back when that is of no use.) What is
-// only read keeps its time of access, if it is ours: to set that on all files of a
-// tree would be to write all of their inodes.
-func openQuietly[F any](flag int, open func(flag int) (F, error)) (F, error) {
-	flag |= oNonblock
-	if flag&(os.O_WRONLY|os.O_RDWR) != 0 {
-		return open(flag)
-	}
-	f, err := open(flag | oNoatime)
-	if errors.Is(err, fs.ErrPermission) { // it belongs to another: see open(2)
-		f, err = open(flag)
-	}
-	return f, err
 }
 
 func (r rootFs) Stat(name string) (fs.FileInfo, error) {

@@ -17,20 +17,20 @@ const (
 // isLeased returns false: there is nothing of the kind.
 func isLeased(error) bool { return false }
 
-// An identity is what tells a file from others.
-type identity struct {
-	known bool
-	sys   fs.FileInfo
+// A nativeInfo is what is known of the operating system's files alone.
+type nativeInfo struct {
+	isNative bool
+	sys      fs.FileInfo // tells it from others
 }
 
 // identify adds what a file system knows of a file beyond what it has to.
 func (fi *fileInfo) identify(sys fs.FileInfo) {
-	if os.SameFile(sys, sys) {
-		fi.identity = identity{known: true, sys: sys}
+	if os.SameFile(sys, sys) { // which is so of what package os has said itself
+		fi.nativeInfo = nativeInfo{isNative: true, sys: sys}
 	}
 }
 
-// isIdentical reports whether both, whose identities are known, are of one file.
+// isIdentical reports whether both, which are native, are of one file.
 func (fi fileInfo) isIdentical(other fileInfo) bool { return os.SameFile(fi.sys, other.sys) }
 
 // device returns nil: there is no telling.

@@ -43,7 +43,7 @@ func vacuumInto(ctx context.Context, conn *sql.Conn, want fileInfo, native strin
 
 // checkFile refuses a DB that is open on another file than the source's.
 func checkFile(ctx context.Context, conn *sql.Conn, want fileInfo) error {
-	if !want.known {
+	if !want.isNative {
 		return nil // it has no identity
 	}
 	var name string

@@ -80,20 +80,17 @@ func (a *jsonAppender) addTimeIfAny(key string, t time.Time) {
 // told at a glance.
 func isPlain[T rawString | string](s T) bool {
 	for i := range len(s) {
-		if !plain[s[i]] {
+		switch c := s[i]; c {
+		case '"', '\\', '<', '>', '&':
 			return false
+		default:
+			if c < ' ' || c > '~' {
+				return false
+			}
 		}
 	}
 	return true
 }
-
-// plain are the characters that JSON never escapes.
-var plain = func() (is [256]bool) {
-	for c := ' '; c <= '~'; c++ {
-		is[c] = !strings.ContainsRune(`"\<>&`, c)
-	}
-	return is
-}()
 
 // A jsonCutter cuts values off what a jsonAppender wrote, for who will compare:
 // what it does not find is zero, and what is escaped stays so.

@@ -80,7 +80,7 @@ func lockTableFor(fsys afero.Fs, d *dir) *lockTable {
 
 func lockKey(fsys afero.Fs, d *dir) any {
 	type key struct{ fs, place any }
-	if fi, err := d.lstat("."); err == nil && fi.known {
+	if fi, err := d.lstat("."); err == nil && fi.isNative {
 		return key{"native", fileID(fi, d.base)}
 	}
 	if !reflect.TypeOf(fsys).Comparable() {

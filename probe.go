@@ -146,7 +146,7 @@ func writeFingerprint(sum hash.Hash, name string, fi fileInfo) {
 		fmt.Fprintf(sum, "%q dir\n", name)
 		return
 	}
-	if !fi.known {
+	if !fi.isNative {
 		fi.mtime = time.Time{} // afero's MemMapFs changes it when a file is closed
 	}
 	fmt.Fprintf(sum, "%q %v %d %v\n", name, fi.mode.Type(), fi.size, fi.mtime)

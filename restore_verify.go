@@ -241,7 +241,7 @@ func (r *restorer) findCommits(ctx context.Context) error {
 			return ignoreNotExist(err)
 		}
 		const coarse = 2 * time.Second // FAT's times
-		written := fi.known && fi.mtime.Sub(e.MTime).Abs() > coarse
+		written := fi.isNative && fi.mtime.Sub(e.MTime).Abs() > coarse
 		if written || fi.size != e.Size {
 			return sw.stranger(rawString(e.name))
 		}

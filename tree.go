@@ -73,7 +73,7 @@ func isInSnapshot(p string) bool {
 
 // addStore has a directory of the store known by its identity.
 func (l *treeLayout) addStore(d *dir) {
-	if fi, err := d.lstat("."); err == nil && fi.known {
+	if fi, err := d.lstat("."); err == nil && fi.isNative {
 		l.store = append(l.store, fi)
 	}
 }
@@ -81,7 +81,7 @@ func (l *treeLayout) addStore(d *dir) {
 // isStore reports whether a directory is one of the store's, by whatever name:
 // that of a bind mount, say, of the store or of what it lies in.
 func (l *treeLayout) isStore(fi fileInfo) bool {
-	return fi.isDir() && fi.known && slices.ContainsFunc(l.store, fi.sameFile)
+	return fi.isDir() && fi.isNative && slices.ContainsFunc(l.store, fi.sameFile)
 }
 
 // mayMove refuses what is, or leads to, a directory of the store's, or one that
