@@ -68,8 +68,8 @@ func (s *Store) cleanup(ctx context.Context, opts *CleanupOptions) (*Cleanup, er
 		return nil, err
 	}
 	now := s.cfg.Now()
-	if opts.Confirm {
-		if err := s.lookAgain(ctx, retention, snapshots, now); err != nil {
+	if opts.Confirm && len(snapshots) > 0 {
+		if err := ss.lookAgain(ctx, retention, snapshots, now); err != nil {
 			return nil, err
 		}
 	}
@@ -78,21 +78,22 @@ func (s *Store) cleanup(ctx context.Context, opts *CleanupOptions) (*Cleanup, er
 		Unparseable: append([]string{}, others...),
 		Decisions:   retention.Plan(snapshots, now, s.cfg.Location),
 	}
-	return result, ss.apply(ctx, result)
+	return result, ss.apply(ctx, result, snapshots)
 }
 
 // lookAgain examines the snapshots on which a plan rests, and notes with each
 // what is wrong, until the plan rests on whole ones or removes nothing: the
 // metadata of one that has lost its database still call it good, and all that
-// are older might go for its sake.
-func (s *Store) lookAgain(ctx context.Context, r Retention, snapshots []Snapshot, now time.Time) error {
+// are older might go for its sake. The whole ones are held until the session
+// ends, so that nobody else removes them meanwhile.
+func (ss *session) lookAgain(ctx context.Context, r Retention, snapshots []Snapshot, now time.Time) error {
 	looked := make(map[string]bool)
 	for {
-		plan := r.judge(snapshots, now, s.cfg.Location)
+		plan := r.judge(snapshots, now, ss.cfg.Location)
 		if !slices.ContainsFunc(plan, func(c candidate) bool { return len(c.keep) == 0 }) {
 			return nil
 		}
-		flawed, err := s.lookAtSupports(ctx, plan, looked)
+		flawed, err := ss.lookAtSupports(ctx, plan, looked)
 		if err != nil || !flawed {
 			return err
 		}
@@ -101,36 +102,78 @@ func (s *Store) lookAgain(ctx context.Context, r Retention, snapshots []Snapshot
 
 // lookAtSupports examines what a plan rests on and was not looked at yet, until
 // it has found a flaw: another plan is needed then, and only then.
-func (s *Store) lookAtSupports(ctx context.Context, plan []candidate, looked map[string]bool) (flawed bool, err error) {
+func (ss *session) lookAtSupports(ctx context.Context, plan []candidate, looked map[string]bool) (flawed bool, err error) {
 	for _, c := range plan {
 		if !c.support || looked[c.Stamp] {
 			continue
 		}
 		looked[c.Stamp] = true
-		if err := s.examineAgain(ctx, c.Snapshot); err != nil {
+		if err := ss.examineAgain(ctx, c.Snapshot); err != nil {
 			return false, err
 		}
-		if c.Snapshot.flaw() != "" {
+		if flaw := c.Snapshot.flaw(); flaw != "" {
+			ss.cfg.Logger.WarnContext(ctx, "snapshot is no longer good", "stamp", c.Stamp, "flaw", flaw)
 			return true, nil
 		}
 	}
 	return false, nil
 }
 
-// examineAgain adds to a good snapshot what is wrong with it now. Its error is
-// that of ctx: what cannot be examined is as good as unread.
-func (s *Store) examineAgain(ctx context.Context, snap *Snapshot) error {
-	report, err := s.validate(ctx, snap.Stamp, ValidateStructure)
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case err != nil:
-		snap.Problems = []Problem{{Code: CodeUnreadable, Detail: err.Error()}}
-	default:
-		snap.Problems = report.Problems
+// examineAgain adds to a good snapshot what is wrong with it now, or holds it. Its
+// error is that of ctx: what cannot be examined is as good as unread.
+func (ss *session) examineAgain(ctx context.Context, snap *Snapshot) error {
+	unlock, err := ss.holdJudged(ctx, snap)
+	if err == nil {
+		var report *Report
+		report, err = ss.validate(ctx, snap.Stamp, ValidateStructure)
+		if err == nil {
+			snap.Problems = report.Problems
+		}
 	}
-	if flaw := snap.flaw(); flaw != "" {
-		s.cfg.Logger.WarnContext(ctx, "snapshot is no longer good", "stamp", snap.Stamp, "flaw", flaw)
+	if err != nil {
+		snap.Problems = []Problem{{Code: CodeUnreadable, Detail: err.Error()}}
+	}
+	switch {
+	case unlock == nil:
+	case snap.flaw() == "":
+		ss.unlocks = append(ss.unlocks, unlock)
+	default:
+		unlock() // it may be removed
+	}
+	return ctx.Err()
+}
+
+// holdJudged keeps others from removing a snapshot, if it still is the one that
+// was listed.
+func (ss *session) holdJudged(ctx context.Context, listed *Snapshot) (unlock func(), err error) {
+	t, err := parseStamp(listed.Stamp)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err = ss.locks.tryLock(ss.root, snapshotLock(t), shared)
+	if err != nil {
+		return nil, err // somebody removes it, or has, and makes another of its name
+	}
+	if err := ss.checkJudged(ctx, listed); err != nil {
+		unlock()
+		return nil, err
+	}
+	return unlock, nil
+}
+
+// errOther: what has the name of a snapshot is not what was judged.
+var errOther = errors.New("has changed since it was listed")
+
+// checkJudged returns errOther unless a snapshot, which the caller holds, is the
+// one that was listed: whoever has removed that may have taken its stamp for
+// another.
+func (ss *session) checkJudged(ctx context.Context, listed *Snapshot) error {
+	now := ss.lookAt(ctx, listed.Stamp)
+	if now.gone {
+		return &fs.PathError{Op: "open", Path: ss.snapshots.full(listed.Stamp), Err: fs.ErrNotExist}
+	}
+	if now.HasMetadata != listed.HasMetadata || !now.CreatedAt.Equal(listed.CreatedAt) || now.Pinned != listed.Pinned {
+		return errOther
 	}
 	return nil
 }
@@ -150,9 +193,13 @@ func (s *Store) cleanupSession(ctx context.Context, opts *CleanupOptions) (*sess
 	return s.read()
 }
 
-// apply removes what was decided, oldest first, so that what is left at any
-// instant is what a retention of more would have left.
-func (ss *session) apply(ctx context.Context, result *Cleanup) error {
+// apply removes what was decided of the snapshots that were listed, oldest first,
+// so that what is left at any instant is what a retention of more would have left.
+func (ss *session) apply(ctx context.Context, result *Cleanup, snapshots []Snapshot) error {
+	listed := make(map[string]*Snapshot, len(snapshots))
+	for i := range snapshots {
+		listed[snapshots[i].Stamp] = &snapshots[i]
+	}
 	var errs []error
 	for i := len(result.Decisions) - 1; i >= 0; i-- {
 		d := &result.Decisions[i]
@@ -166,9 +213,12 @@ func (ss *session) apply(ctx context.Context, result *Cleanup) error {
 		}
 		err := ctx.Err()
 		if err == nil {
-			err = ss.delete(d.Stamp)
+			err = ss.delete(d.Stamp, func() error { return ss.checkJudged(ctx, listed[d.Stamp]) })
 		}
 		switch {
+		case errors.Is(err, errOther):
+			d.Keep, d.Reasons = true, []string{errOther.Error()}
+			result.Kept++
 		case errors.Is(err, ErrBusy): // since the list was made
 			d.Keep, d.Reasons = true, []string{"in use"}
 			result.Kept++
@@ -216,11 +266,12 @@ func (s *Store) deleteOne(ctx context.Context, stamp string) error {
 		return err
 	}
 	defer ss.close()
-	return ss.delete(stamp)
+	return ss.delete(stamp, func() error { return nil })
 }
 
-// delete removes a snapshot that nobody is using.
-func (ss *session) delete(stamp string) error {
+// delete removes a snapshot that nobody is using, unless check, which is called
+// when nobody can begin to, returns an error.
+func (ss *session) delete(stamp string, check func() error) error {
 	t, err := parseStamp(stamp)
 	if err != nil {
 		return err
@@ -240,6 +291,9 @@ func (ss *session) delete(stamp string) error {
 	if !fi.isDir() {
 		return &fs.PathError{Op: "delete", Path: ss.snapshots.full(stamp), Err: errors.New("not a snapshot's directory")}
 	}
+	if err := check(); err != nil {
+		return err
+	}
 	return ss.remove(stamp)
 }
 
@@ -254,7 +308,7 @@ func (ss *session) remove(stamp string) error {
 	if err != nil {
 		return ignoreNotExist(err)
 	}
-	err = d.remove(metadataName)
+	err = d.removeAll(metadataName) // a directory, if somebody has made one
 	if err == nil {
 		err = d.syncDir(".")
 	}

@@ -1,15 +1,18 @@
 package backup_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -748,4 +751,83 @@ func TestDeleteRemovesLinksAndNotTheirTargets(t *testing.T) {
 	if got := slices.Sorted(maps.Keys(w.tree(t, "outside"))); !cmp.Equal(got, []string{".", "precious"}) {
 		t.Errorf("outside: %q", got)
 	}
+}
+
+// onRemoval returns a store that calls fn as soon as a Cleanup has removed the first
+// snapshot.
+func (w *world) onRemoval(t *testing.T, fn func()) *backup.Store {
+	t.Helper()
+	once := sync.OnceFunc(fn)
+	return w.store(t, func(cfg *backup.Config) {
+		cfg.Logger = slog.New(slog.NewTextHandler(writerFunc(func(line []byte) {
+			if bytes.Contains(line, []byte("snapshot removed")) {
+				once()
+			}
+		}), nil))
+	})
+}
+
+// All that are older go because the newest is there: it must not go itself
+// meanwhile, as somebody who takes it for no good might have it.
+func TestCleanupHoldsWhatItsPlanRestsOn(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		other := w.small(t)
+		stamps := w.createOn(t, other, day("2026-04-01"), day("2026-04-02"), day("2026-04-03"), day("2026-04-04"))
+		var deleted error
+		s := w.onRemoval(t, func() { deleted = other.Delete(t.Context(), stamps[3]) })
+		w.cleanup(t, s, removeAllButNewest, backup.Cleanup{Kept: 1, Deleted: 3})
+		if !errors.Is(deleted, backup.ErrBusy) {
+			t.Errorf("delete of the newest meanwhile: got %v, want %v", deleted, backup.ErrBusy)
+		}
+		if r := w.validate(t, other, stamps[3], nil); !r.Valid {
+			t.Errorf("the newest: %+v", r)
+		}
+		if err := other.Delete(t.Context(), stamps[3]); err != nil {
+			t.Errorf("afterwards: %v", err)
+		}
+	})
+}
+
+// A stamp that somebody has freed may be another snapshot's by the time that its
+// turn comes.
+func TestCleanupRemovesNothingButWhatItListed(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		other := w.small(t)
+		stamps := w.createOn(t, other, day("2026-04-01"), day("2026-04-02"), day("2026-04-03"))
+		var made *backup.Snapshot
+		s := w.onRemoval(t, func() {
+			now := w.now
+			defer func() { w.now = now }()
+			if err := other.Delete(t.Context(), stamps[1]); err != nil {
+				t.Fatal(err)
+			}
+			w.createOn(t, w.store(t, func(cfg *backup.Config) {
+				cfg.Now = func() time.Time { return day("2026-04-02").Add(time.Second / 2) }
+			}), day("2026-04-02"))
+			made = w.listed(t, other, stamps[1])
+		})
+		got := w.cleanup(t, s, removeAllButNewest, backup.Cleanup{Kept: 2, Deleted: 1})
+		want := backup.Decision{Stamp: stamps[1], Keep: true, Reasons: []string{"has changed since it was listed"}}
+		if diff := cmp.Diff(decision(t, got, stamps[1]), want); diff != "" {
+			t.Errorf("decision (-got +want):\n%s", diff)
+		}
+		if diff := cmp.Diff(w.listed(t, other, stamps[1]), made); diff != "" {
+			t.Errorf("the other (-got +want):\n%s", diff)
+		}
+	})
+}
+
+func TestDeleteOfWhatHasADirectoryForMetadata(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		s := w.small(t)
+		stamp := w.create(t, s).Stamp
+		w.drop(t, in(stamp, metadataFile))
+		w.write(t, in(stamp, metadataFile+"/file"), "")
+		if err := s.Delete(t.Context(), stamp); err != nil {
+			t.Fatal(err)
+		}
+		if left := w.stamps(t, s); len(left) > 0 {
+			t.Errorf("left: %v", left)
+		}
+	})
 }

@@ -58,7 +58,9 @@ func (ss *session) list(ctx context.Context) (snapshots []Snapshot, others []str
 			snapshots = append(snapshots, l.Snapshot)
 		}
 	}
-	slices.SortFunc(snapshots, func(a, b Snapshot) int { return cmp.Compare(b.Stamp, a.Stamp) })
+	slices.SortFunc(snapshots, func(a, b Snapshot) int { // a stamp that was free again may be an older one's
+		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.Stamp, a.Stamp))
+	})
 	return snapshots, others, nil
 }
 

@@ -454,3 +454,30 @@ func (f writerFunc) Write(p []byte) (int, error) {
 	f(p)
 	return len(p), nil
 }
+
+// In a burst, stamps run ahead of the clock. One that is freed then is that of a
+// later snapshot, which is the newest all the same.
+func TestListIsNewestFirstWhereStampsWereFreed(t *testing.T) {
+	eachFs(t, func(t *testing.T, w *world) {
+		w.small(t)
+		now := day("2026-04-01")
+		s := w.store(t, func(cfg *backup.Config) { cfg.Now = func() time.Time { return now } })
+		var burst []string
+		for range 3 {
+			burst = append(burst, w.create(t, s).Stamp)
+		}
+		for _, stamp := range burst[:2] {
+			if err := s.Delete(t.Context(), stamp); err != nil {
+				t.Fatal(err)
+			}
+		}
+		now = now.Add(time.Second / 2)
+		newest := w.create(t, s).Stamp
+		if newest >= burst[2] {
+			t.Fatalf("%s took no stamp before %s", newest, burst[2])
+		}
+		if diff := cmp.Diff(w.stamps(t, s), []string{newest, burst[2]}); diff != "" {
+			t.Errorf("listed (-got +want):\n%s", diff)
+		}
+	})
+}
