@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 	"slices"
 	"time"
 )
@@ -237,8 +236,8 @@ func (ss *session) apply(ctx context.Context, result *Cleanup, snapshots []Snaps
 }
 
 // Delete removes one snapshot, whatever the retention says. It answers
-// ErrBusy at once if somebody is using it, and an error that matches
-// [fs.ErrNotExist] if there is none.
+// ErrBusy at once if somebody is using it, and [CodeSnapshotMissing], which
+// matches [fs.ErrNotExist], if there is none.
 func (s *Store) Delete(ctx context.Context, stamp string) error {
 	if _, err := parseStamp(stamp); err != nil {
 		return fmt.Errorf("backup: delete: %w", err)
@@ -256,7 +255,7 @@ func (s *Store) Delete(ctx context.Context, stamp string) error {
 func (s *Store) deleteOne(ctx context.Context, stamp string) error {
 	there, err := s.hasStore()
 	if err == nil && !there {
-		err = &fs.PathError{Op: "open", Path: filepath.Join(s.cfg.Dir, snapshotsName), Err: fs.ErrNotExist}
+		err = Problem{Code: CodeSnapshotMissing, Detail: "there is no store in " + s.cfg.Dir}
 	}
 	if err != nil {
 		return err
@@ -285,6 +284,9 @@ func (ss *session) delete(stamp string, check func() error) error {
 	}
 	defer unlock()
 	fi, err := ss.snapshots.lstat(stamp)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Problem{Code: CodeSnapshotMissing, Detail: err.Error()}
+	}
 	if err != nil {
 		return err
 	}
@@ -308,7 +310,10 @@ func (ss *session) remove(stamp string) error {
 	if err != nil {
 		return ignoreNotExist(err)
 	}
-	err = d.removeAll(metadataName) // a directory, if somebody has made one
+	err = d.remove(metadataName)
+	if fi, lstatErr := d.lstat(metadataName); lstatErr == nil && fi.isDir() {
+		err = d.removeAll(metadataName) // somebody has made it
+	}
 	if err == nil {
 		err = d.syncDir(".")
 	}

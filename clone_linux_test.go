@@ -646,7 +646,7 @@ func (w *world) fill(t *testing.T, leave int64) {
 		if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
 			t.Fatal(err)
 		}
-		more := int64(st.Bavail)*st.Bsize - leave
+		more := int64(st.Bavail)*int64(st.Bsize) - leave
 		if more <= 1<<20 {
 			return
 		}

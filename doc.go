@@ -145,7 +145,9 @@
 //   - The newest good snapshot is never deleted, nor the newest good one of
 //     each source, nor the newest [Retention].MinKeep, nor one that is
 //     pinned, in use, dated in the future, or could not be read, nor a
-//     safety snapshot younger than 7 days. (Those take no slot of others.)
+//     safety snapshot younger than 7 days. (These take no slot of others, and
+//     are not counted as the newest of anything.) Nobody else can delete the
+//     first three while a Cleanup removes others for their sake.
 //     One whose metadata are damaged may be pinned: only [Store.Delete]
 //     removes it.
 //   - An unfinished or invalid snapshot takes no slot of a good one, and goes
@@ -175,6 +177,8 @@
 //
 // # Not promised
 //
+//   - A Restore waits until no other operation changes the store. While these
+//     overlap without end, it has no turn before its context ends.
 //   - Two databases are not of exactly one instant: their read transactions
 //     begin one after the other. Files and trees are copied later still.
 //   - The files of a Tree are not of one instant with one another, unless

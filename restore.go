@@ -306,7 +306,9 @@ func unacceptable(report *Report, accept []Code) []Problem {
 func (r *restorer) selectSources(names []string) error {
 	var mistakes []error
 	for _, name := range names {
-		if state, ok := r.from.snapshot.Source(name); !ok || !state.Captured {
+		if _, ok := r.source(name); !ok {
+			mistakes = append(mistakes, fmt.Errorf("source %q, which is not configured: %w", name, ErrUnknownSource))
+		} else if state, ok := r.from.snapshot.Source(name); !ok || !state.Captured {
 			mistakes = append(mistakes, fmt.Errorf("source %q, which the snapshot did not capture: %w", name, ErrUnknownSource))
 		}
 	}

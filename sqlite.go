@@ -456,7 +456,7 @@ func probeRunning(ctx context.Context, db place) error {
 	}
 	switch {
 	case running:
-		return fmt.Errorf("%w: %s is open elsewhere", ErrServiceRunning, db.full())
+		return fmt.Errorf("%w: somebody has %s open, in this process or another", ErrServiceRunning, db.full())
 	case errors.Is(err, errReplaced):
 		return err
 	}

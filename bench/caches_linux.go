@@ -5,7 +5,7 @@ import "os"
 // forgetNames has the kernel drop the names and inodes that it has cached and
 // nobody uses, which takes root, and reports whether it has. Machines that have
 // seen millions of files keep as many: whoever looks up more of them is then
-// slowed more. What files have stays in the page cache: see drop_caches in proc(5).
+// slowed more. What files have may go with them: see drop_caches in proc(5).
 func forgetNames() bool {
 	const namesAndInodes = "2"
 	return os.WriteFile("/proc/sys/vm/drop_caches", []byte(namesAndInodes), 0) == nil

@@ -25,12 +25,14 @@ type task struct {
 	Steps   [][]string
 	Path    string // of the database to write to
 	Memory  int64  // bytes to use
+	Remove  int    // so many snapshots; 0: see which would go
 }
 
 var tasks = map[string]func(context.Context, task, *measured.Report) error{
 	"create":  createTask,
 	"restore": restoreTask,
 	"list":    listTask,
+	"cleanup": cleanupTask,
 	"tools":   toolsTask,
 	"write":   writeTask,
 	"memory":  memoryTask,

@@ -44,7 +44,7 @@ func createJob(dir string, level backup.Level, src source) job {
 // createAgain is ours where there is a snapshot already. A source that may
 // link to it is another contender.
 func (l *lab) createAgain(name string, src source) contender {
-	dir := l.newPath("store")
+	dir := l.newPath(l.dir, "store")
 	return contender{
 		name: name,
 		keep: dir,
@@ -56,9 +56,9 @@ func (l *lab) createAgain(name string, src source) contender {
 	}
 }
 
-// restore is ours onto a database that is there.
-func (l *lab) restore(name, db string, opts backup.RestoreOptions) contender {
-	dir := l.newPath("restore")
+// restore is ours onto a database that is there, in a new directory within one.
+func (l *lab) restore(name, within, db string, opts backup.RestoreOptions) contender {
+	dir := l.newPath(within, "restore")
 	live := databaseSource(filepath.Join(dir, "live", "app.db"))
 	t := task{Name: "restore", Dir: filepath.Join(dir, "store"), Source: live, Restore: opts}
 	return contender{
@@ -80,7 +80,7 @@ func (l *lab) restore(name, db string, opts backup.RestoreOptions) contender {
 
 // restoreTree is ours to where there is nothing yet.
 func (l *lab) restoreTree(tree string) contender {
-	dir := l.newPath("store")
+	dir := l.newPath(l.dir, "store")
 	src := source{Name: "tree", Kind: backup.Tree, Path: tree}
 	t := task{Name: "restore", Dir: dir, Restore: backup.RestoreOptions{ConfirmServiceStopped: true, SkipSafetySnapshot: true}}
 	return contender{
@@ -105,8 +105,15 @@ func nothing() contender {
 	return contender{name: nobody, job: func(string) job { return tools() }}
 }
 
-// newPath returns a path that nobody else has.
-func (l *lab) newPath(what string) string {
+// cleanup is ours on a store of many snapshots, of which it removes the oldest.
+func cleanup(name, store string, src source, remove int) contender {
+	return contender{name: name, keep: store, job: func(string) job {
+		return job{task: task{Name: "cleanup", Dir: store, Source: src, Remove: remove}}
+	}}
+}
+
+// newPath returns a path within a directory that nobody else has.
+func (l *lab) newPath(within, what string) string {
 	l.paths++
-	return filepath.Join(l.dir, fmt.Sprintf("%s-%d", what, l.paths))
+	return filepath.Join(within, fmt.Sprintf("%s-%d", what, l.paths))
 }

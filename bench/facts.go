@@ -43,9 +43,11 @@ func (l *lab) facts() []fact {
 	for _, name := range slices.Sorted(maps.Keys(l.rivals)) {
 		facts = append(facts, fact{name, l.rivals[name]})
 	}
+	names := fact{"cached names and inodes", "dropped before each run"}
 	if l.keepsNames {
-		facts = append(facts, fact{"cached names", "could not be dropped: see forgetNames"})
+		names.value = "left as they were: to drop them takes root, and Linux"
 	}
+	facts = append(facts, names)
 	for _, line := range l.skipped {
 		facts = append(facts, fact{"skipped", line})
 	}

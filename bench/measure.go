@@ -145,7 +145,6 @@ func (l *lab) sample(ctx context.Context, w workload, c contender) (r measured.R
 		}
 		read += size
 	}
-	syncAll()
 	if err := l.useMemory(ctx, 2*read); err != nil {
 		return r, err
 	}

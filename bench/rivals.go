@@ -104,7 +104,7 @@ func rsyncTree(dir string) contender {
 
 // rsyncTreeAgain links to a copy what has not changed.
 func (l *lab) rsyncTreeAgain(dir string) contender {
-	previous := l.newPath("rsync")
+	previous := l.newPath(l.dir, "rsync")
 	return contender{
 		name:  "rsync -a --link-dest + sync",
 		needs: []string{"rsync"},
@@ -143,7 +143,7 @@ func resticBackup(path string) contender {
 
 // resticBackupAgain has what has not changed in its repository.
 func (l *lab) resticBackupAgain(path string) contender {
-	repository := l.newPath("restic")
+	repository := l.newPath(l.dir, "restic")
 	return contender{
 		name:  "restic backup + check --read-data + sync",
 		needs: []string{"restic"},

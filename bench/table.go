@@ -9,14 +9,15 @@ import (
 )
 
 const legend = `
-Seconds are medians. "Ours ÷ it" compares the first contender of a workload,
-which is ours, with the others: below 1, ours is the faster. Each process has
-been measured by itself, from the beginning of its work to the end of the last
-sync, with its input in the page cache. Peak is the largest resident set of
-any run; that of a tool is not seen where it is below that of the process which
-starts it (<). Written are the bytes that went to the block layer. Longest
-commit is the worst of any run, of another process that commits every few
-milliseconds, without syncs, to the database that is copied.
+Seconds are medians, and next to them the least and the most. "Ours ÷ it"
+compares the first contender of a workload, which is ours, with the others:
+below 1, ours is the faster. Each process has been measured by itself, from the
+beginning of its work to the end of the last sync, with its input in the page
+cache. Peak is the largest resident set of any run; that of a tool is not seen
+where it is below that of the process which starts it (<). Written are the bytes
+that went to the block layer. Longest commit is the worst of any run, of another
+process that commits every few milliseconds, without syncs, to the database that
+is copied.
 `
 
 // writeResults writes all that was found, in Markdown.
@@ -31,8 +32,8 @@ func writeResults(w io.Writer, facts []fact, results []result) {
 		fmt.Fprintf(w, "| %s | %g %s | %s |\n", t.claim, t.limit, t.unit, t.verdict(results))
 	}
 	fmt.Fprint(w, "\n## Measurements\n", legend)
-	fmt.Fprint(w, "\n| workload | contender | s | ours ÷ it | peak MiB | written MB | longest commit ms |\n")
-	fmt.Fprint(w, "| --- | --- | ---: | ---: | ---: | ---: | ---: |\n")
+	fmt.Fprint(w, "\n| workload | contender | s | from – to | ours ÷ it | peak MiB | written MB | longest commit ms |\n")
+	fmt.Fprint(w, "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n")
 	var ours result
 	for _, r := range results {
 		if r.workload != ours.workload {
@@ -44,7 +45,7 @@ func writeResults(w io.Writer, facts []fact, results []result) {
 
 func writeRow(w io.Writer, r, ours result) {
 	if len(r.samples) == 0 {
-		fmt.Fprintf(w, "| %s | %s | %s | | | | |\n", r.workload, r.contender, r.absent)
+		fmt.Fprintf(w, "| %s | %s | %s | | | | | |\n", r.workload, r.contender, r.absent)
 		return
 	}
 	compared := ""
@@ -59,8 +60,9 @@ func writeRow(w io.Writer, r, ours result) {
 	if r.absent != "" {
 		name += " (" + r.absent + " once)"
 	}
-	fmt.Fprintf(w, "| %s | %s | %.3f | %s | %s | %s | %s |\n", r.workload, name,
-		seconds(r.samples, nil), compared, peakColumn(r.samples), writtenColumn(r.samples), held)
+	least, most := extremes(r.samples)
+	fmt.Fprintf(w, "| %s | %s | %.3f | %.3f – %.3f | %s | %s | %s | %s |\n", r.workload, name,
+		seconds(r.samples, nil), least, most, compared, peakColumn(r.samples), writtenColumn(r.samples), held)
 }
 
 // inexact is by how much the kernel may be wrong, in KiB: it counts pages for

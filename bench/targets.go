@@ -24,6 +24,8 @@ const (
 
 	linkUnchanged = "Create, LinkUnchanged"
 	firstSnapshot = "Create, first snapshot"
+
+	withoutSafety = "Restore, SkipSafetySnapshot"
 )
 
 var targets = []target{
@@ -38,7 +40,7 @@ var targets = []target{
 	{"PocketBase: Create with ValidateStructure, as CreateBackup", pocketbaseCopied, structure,
 		"PocketBase's CreateBackup + sync", ratio, "of it", 0.2},
 	{"PocketBase: Create, as CreateBackup", pocketbaseValidated, full, "PocketBase's CreateBackup + sync", ratio, "of it", 1},
-	{"Restore without a safety snapshot, as cp and sync", databaseRestored, "Restore, SkipSafetySnapshot", "cp --reflink=auto + sync", ratio, "of it", 1.5},
+	{"Restore without a safety snapshot, as cp and sync", databaseRestored, withoutSafety, "cp --reflink=auto + sync", ratio, "of it", 1.5},
 	{"List of 10,000 snapshots", listed, "List", "", seconds, "s", 0.5},
 	{"peak memory, a database four times as large", databaseLarge, full, "", peak, "MiB", 96},
 }
@@ -93,6 +95,16 @@ func samplesOf(results []result, workload, contender string) ([]measured.Report,
 		return nil, false
 	}
 	return results[i].samples, true
+}
+
+// extremes returns the least and the most seconds of the samples, of which there is
+// at least one.
+func extremes(samples []measured.Report) (least, most float64) {
+	least = samples[0].Seconds
+	for _, r := range samples {
+		least, most = min(least, r.Seconds), max(most, r.Seconds)
+	}
+	return least, most
 }
 
 // median returns that of a number in each of the samples, of which there is

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -79,6 +80,24 @@ func listTask(ctx context.Context, t task, _ *measured.Report) error {
 	snapshots, err := store.List(ctx)
 	if err == nil && len(snapshots) == 0 {
 		return fmt.Errorf("%s: no snapshots", t.Dir)
+	}
+	return err
+}
+
+func cleanupTask(ctx context.Context, t task, _ *measured.Report) error {
+	store, err := t.Source.store(t.Dir)
+	if err != nil {
+		return err
+	}
+	all, err := os.ReadDir(filepath.Join(t.Dir, "snapshots"))
+	if err != nil {
+		return err
+	}
+	c, err := store.Cleanup(ctx, &backup.CleanupOptions{
+		Retention: &backup.Retention{Last: len(all) - t.Remove}, Confirm: t.Remove > 0,
+	})
+	if err == nil && (c.Deleted != t.Remove || c.Kept != len(all)-t.Remove) {
+		return fmt.Errorf("%s: %d were kept of %d, and %d deleted", t.Dir, c.Kept, len(all), c.Deleted)
 	}
 	return err
 }

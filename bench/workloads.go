@@ -24,6 +24,7 @@ const (
 	pocketbaseCopied    = "PocketBase's data, copied"
 	pocketbaseValidated = "PocketBase's data, validated"
 	xfsCopied           = "database on XFS, copied"
+	xfsRestored         = "database on XFS, restored"
 	xfsHeld             = "database on XFS under a writer, copied"
 	xfsHeldSmall        = "database on XFS under a writer, a tenth as large, copied"
 	listed              = "list of snapshots"
@@ -93,8 +94,8 @@ func (l *lab) databaseWorkloads() []workload {
 		written.of(writtenCopied,
 			create(db, backup.ValidateStructure), vacuumInto(db, copied), mattnBackup(db, copied)),
 		idle.of(databaseRestored,
-			l.restore("Restore, SkipSafetySnapshot", db, backup.RestoreOptions{ConfirmServiceStopped: true, SkipSafetySnapshot: true}),
-			l.restore("Restore", db, backup.RestoreOptions{ConfirmServiceStopped: true}),
+			l.restore(withoutSafety, l.dir, db, backup.RestoreOptions{ConfirmServiceStopped: true, SkipSafetySnapshot: true}),
+			l.restore("Restore", l.dir, db, backup.RestoreOptions{ConfirmServiceStopped: true}),
 			cp(db), sqliteCheck(db), cpValidated(db), l.resticRestore(db)),
 		l.largeWorkload(),
 	}
@@ -166,6 +167,9 @@ func (l *lab) xfsWorkloads() []workload {
 	}
 	return []workload{
 		w.of(xfsCopied, create(db, backup.ValidateStructure), sha256sum(db), cp(db)),
+		w.of(xfsRestored,
+			l.restore(withoutSafety, l.xfs, db, backup.RestoreOptions{ConfirmServiceStopped: true, SkipSafetySnapshot: true}),
+			sqliteCheck(db), cp(db)),
 		held.of(xfsHeld, create(db, backup.ValidateStructure), nothing()),
 		heldSmall.of(xfsHeldSmall, create(small, backup.ValidateStructure), nothing()),
 	}
@@ -177,9 +181,10 @@ func (l *lab) listWorkload() workload {
 	w := workload{dir: l.dir, inputs: []string{store}, setup: func(ctx context.Context) error {
 		return newSnapshots(ctx, store, l.sizes().snapshots)
 	}}
-	return w.of(listed, contender{name: "List", keep: store, job: func(string) job {
+	list := contender{name: "List", keep: store, job: func(string) job {
 		return job{task: task{Name: "list", Dir: store, Source: config}}
-	}})
+	}}
+	return w.of(listed, list, cleanup("Cleanup, dry run", store, config, 0), cleanup("Cleanup of ten", store, config, 10))
 }
 
 // of returns the workload with a name and those who do it.
