@@ -30,9 +30,10 @@ type Cleanup struct {
 //
 // A dry run goes by what was recorded when the snapshots were taken. Before
 // anything is removed, the newest good one, that of each source, and as many as
-// MinKeep demands are validated at [ValidateStructure]; one that fails is an
-// invalid one, and the next older takes its place. That takes a look at each
-// name in them, but reads no more of the files than the headers of databases.
+// MinKeep demands are validated at [ValidateStructure], and held until Cleanup
+// ends; one that fails is an invalid one, and the next older takes its place.
+// That takes a look at each name in them, but reads no more of the files than the
+// headers of databases.
 //
 // When it is cancelled, or a removal fails, the snapshots that it had
 // removed by then stay removed; the Cleanup that it returns beside the error
@@ -235,9 +236,9 @@ func (ss *session) apply(ctx context.Context, result *Cleanup, snapshots []Snaps
 	return errors.Join(errs...)
 }
 
-// Delete removes one snapshot, whatever the retention says. It answers
-// ErrBusy at once if somebody is using it, and [CodeSnapshotMissing], which
-// matches [fs.ErrNotExist], if there is none.
+// Delete removes one snapshot, whatever the retention says. It answers ErrBusy
+// at once if somebody is using it, or a Cleanup is removing others for its sake,
+// and [CodeSnapshotMissing], which matches [fs.ErrNotExist], if there is none.
 func (s *Store) Delete(ctx context.Context, stamp string) error {
 	if _, err := parseStamp(stamp); err != nil {
 		return fmt.Errorf("backup: delete: %w", err)
@@ -277,7 +278,7 @@ func (ss *session) delete(stamp string, check func() error) error {
 	}
 	unlock, err := ss.locks.tryLock(ss.root, snapshotLock(t), exclusive)
 	if errors.Is(err, ErrBusy) {
-		return fmt.Errorf("it is being created, validated, restored or shared with: %w", err)
+		return fmt.Errorf("it is being created, validated, restored or shared with, or a cleanup rests on it: %w", err)
 	}
 	if err != nil {
 		return err

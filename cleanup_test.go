@@ -234,7 +234,7 @@ func TestCleanupKeepsWhatIsInUse(t *testing.T) {
 				t.Errorf("%+v", d)
 			}
 			err := s.Delete(t.Context(), stamp)
-			if want := "backup: delete " + stamp + ": it is being created, validated, restored or shared with: busy"; !errors.Is(err, backup.ErrBusy) || err.Error() != want {
+			if want := "backup: delete " + stamp + ": it is being created, validated, restored or shared with, or a cleanup rests on it: busy"; !errors.Is(err, backup.ErrBusy) || err.Error() != want {
 				t.Errorf("delete: %v, want %s", err, want)
 			}
 			release()

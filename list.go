@@ -9,7 +9,7 @@ import (
 	"slices"
 )
 
-// List returns the store's snapshots, newest first. It reads the metadata
+// List returns the store's snapshots, the one created last first. It reads the metadata
 // and nothing else. Damaged and unfinished snapshots are listed too, with
 // the problem; directories whose names are not stamps are not.
 func (s *Store) List(ctx context.Context) ([]Snapshot, error) {
