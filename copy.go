@@ -22,7 +22,7 @@ var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
 // loop.
 func copyBytes(ctx context.Context, w io.Writer, r io.Reader, moved func(n int64)) (int64, error) {
 	buf := copyBuffers.Get().(*[copyBuffer]byte)
-	defer copyBuffers.Put(buf)
+	defer func() { copyBuffers.Put(buf) }()
 	var total int64
 	for {
 		if err := ctx.Err(); err != nil {
@@ -38,6 +38,9 @@ func copyBytes(ctx context.Context, w io.Writer, r io.Reader, moved func(n int64
 			if err := writeFull(w, buf[:n]); err != nil {
 				return total, err
 			}
+			if k, ok := w.(keeper); ok {
+				buf = k.keep(buf, n)
+			}
 			total += int64(n)
 			moved(int64(n))
 		}
@@ -48,6 +51,12 @@ func copyBytes(ctx context.Context, w io.Writer, r io.Reader, moved func(n int64
 			return total, err
 		}
 	}
+}
+
+// A keeper is a writer that takes the buffer of which it has written the first n
+// bytes, and gives another for it: to hand on what it holds costs nothing then.
+type keeper interface {
+	keep(buf *[copyBuffer]byte, n int) *[copyBuffer]byte
 }
 
 // copyInKernel copies at most n bytes of a part of a file to a new one, and
@@ -104,21 +113,35 @@ type copied struct {
 // that changes meanwhile, the sum is not that of a clone.
 func copyHashed(ctx context.Context, dst newFile, src io.Reader, size int64, moved func(n int64)) (c copied, err error) {
 	c.dst = dst
-	sum := newHashBeside(size)
-	defer func() { c.sha256 = sum.end() }()
-	w := io.Writer(sum)
+	w := hashedWriter{sum: newHashBeside(size)}
+	defer func() { c.sha256 = w.sum.end() }()
 	if !dst.cloned {
-		w = io.MultiWriter(sum, &earlyWriter{file: dst.File})
+		w.early = &earlyWriter{file: dst.File}
 	}
 	c.size, err = copyBytes(ctx, w, src, moved)
 	return c, err
 }
 
-// A hashBeside hashes what is written to it on another core, while the writer
-// goes on to read and write the next.
+// A hashedWriter hashes what it has written.
+type hashedWriter struct {
+	early *earlyWriter // nil: nothing is to be written
+	sum   *hashBeside
+}
+
+func (w hashedWriter) Write(p []byte) (int, error) {
+	if w.early == nil {
+		return len(p), nil
+	}
+	return w.early.Write(p)
+}
+
+func (w hashedWriter) keep(buf *[copyBuffer]byte, n int) *[copyBuffer]byte { return w.sum.take(buf, n) }
+
+// A hashBeside hashes what it takes on another core, while the copy goes on to
+// read and write the next.
 type hashBeside struct {
 	sum   hash.Hash
-	queue chan []byte   // nil: what is written is hashed at once
+	queue chan []byte   // nil: what is taken is hashed at once
 	done  chan struct{} // closed when the queue has been hashed
 }
 
@@ -134,24 +157,25 @@ func newHashBeside(size int64) *hashBeside {
 	go func() {
 		defer close(h.done)
 		for p := range h.queue {
-			h.sum.Write(p) // never fails: see package hash
+			h.sum.Write(p)
 			copyBuffers.Put((*[copyBuffer]byte)(p[:copyBuffer]))
 		}
 	}()
 	return h
 }
 
-// Write takes at most copyBuffer bytes, as copyBytes writes them.
-func (h *hashBeside) Write(p []byte) (int, error) {
+// take hashes the first n bytes of a buffer, and returns one that can be written
+// to meanwhile.
+func (h *hashBeside) take(buf *[copyBuffer]byte, n int) *[copyBuffer]byte {
 	if h.queue == nil {
-		return h.sum.Write(p)
+		h.sum.Write(buf[:n]) // never fails: see package hash
+		return buf
 	}
-	buf := copyBuffers.Get().(*[copyBuffer]byte) // p is the writer's
-	h.queue <- buf[:copy(buf[:], p)]
-	return len(p), nil
+	h.queue <- buf[:n]
+	return copyBuffers.Get().(*[copyBuffer]byte)
 }
 
-// end returns the sum, in hexadecimal. Nothing may be written after it.
+// end returns the sum, in hexadecimal. Nothing may be taken after it.
 func (h *hashBeside) end() string {
 	if h.queue != nil {
 		close(h.queue)
