@@ -1,6 +1,9 @@
 package backup
 
-import "slices"
+import (
+	"slices"
+	"sync"
+)
 
 // A gatherer hands the files that a walk comes upon to a crew, some of one
 // directory at a time.
@@ -11,6 +14,7 @@ type gatherer struct {
 	from  *dir // where the files are
 	files []found
 	bytes int64
+	spare sync.Pool // of *[]found: what has been worked on
 }
 
 // A found is a file as a walk has seen it.
@@ -34,6 +38,9 @@ func (g *gatherer) add(at place, path string, fi fileInfo) {
 	}
 	if len(g.files) == 0 {
 		g.from = at.dir.retain() // the walk goes on
+		if spare, ok := g.spare.Get().(*[]found); ok {
+			g.files = *spare
+		}
 	}
 	g.join(at, path, fi)
 }
@@ -77,5 +84,8 @@ func (g *gatherer) flush() {
 	g.crew.start(func() {
 		defer from.close()
 		g.work(files)
+		clear(files)
+		files = files[:0]
+		g.spare.Put(&files)
 	})
 }
