@@ -23,6 +23,7 @@ type target struct {
 	device       any         // of a tree, on which it begins
 	tellsChanges bool        // of a tree: see dir.tellsChanges
 	volume       string      // of a tree: see dir.volume
+	known        cursor      // of a tree, for its scan
 	databases    []place     // of a tree, the ones to pin before anything is copied
 	skipped      []string    // of a tree, what is neither file, directory nor link
 	release      func()      // ends its quiescence
@@ -221,7 +222,7 @@ func (c *capture) count(t *target, candidates *gatherer, at place, name string, 
 	}
 	t.files++
 	t.bytes += fi.size
-	_, same := c.earlier(t, below(t.Name, name), fi)
+	_, same := c.earlier(t, &t.known, below(t.Name, name), fi)
 	if same != nil || c.canClone(fi) {
 		t.free += fi.size
 	}

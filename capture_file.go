@@ -80,6 +80,7 @@ type copier struct {
 	t          *target
 	written    trail // in the new snapshot
 	sharedWith trail // in an earlier one
+	known      cursor
 	moved      func(n int64)
 }
 

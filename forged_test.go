@@ -95,6 +95,19 @@ func TestStampsAreCheckedBeforeAnyPathIsMadeOfThem(t *testing.T) {
 	}
 }
 
+// Room is made for as many entries as there are lines: of lines that hold none
+// there may be many.
+func TestManifestOfEmptyLinesIsRefusedBeforeRoomIsMadeForEntries(t *testing.T) {
+	w := newWorld(t, afero.NewMemMapFs(), "/srv")
+	s := w.small(t)
+	stamp := w.create(t, s).Stamp
+	w.forgeManifest(t, stamp, func(lines []string) []string { return append(lines, strings.Repeat("\n", 1000)) })
+	r := w.validate(t, s, stamp, structure)
+	if len(r.Problems) != 1 || r.Problems[0].Code != backup.CodeManifestInvalid || !strings.Contains(r.Problems[0].Detail, "too short") {
+		t.Errorf("got %+v", r.Problems)
+	}
+}
+
 func TestForgedManifestIsRefused(t *testing.T) {
 	// Directories, as files would not agree with the metadata.
 	dir := func(path string) string { return `{"path":` + path + `,"type":"dir","mode":"0700"}` + "\n" }

@@ -92,7 +92,7 @@ func FuzzManifest(f *testing.F) {
 		f.Add([]byte(seed), false)
 	}
 	f.Fuzz(func(t *testing.T, data []byte, posixNames bool) {
-		m, err := readManifest(bytes.NewReader(data), posixNames, 0)
+		m, err := readManifest(t.Context(), newCrew(2), bytes.NewReader(data), bytes.Count(data, []byte("\n")), posixNames)
 		if err != nil {
 			return
 		}

@@ -107,7 +107,11 @@ func (c *jsonCutter) cutString(key string) string {
 }
 
 func (c *jsonCutter) cutTime(key string) (t time.Time) {
-	if err := t.UnmarshalText([]byte(c.cutString(key))); err != nil {
+	text := c.cutString(key)
+	if text == "" {
+		return time.Time{}
+	}
+	if err := t.UnmarshalText([]byte(text)); err != nil {
 		return time.Time{}
 	}
 	return t

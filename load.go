@@ -85,14 +85,18 @@ func (d *dir) readManifest(ctx context.Context, m *metadata) (manifest, error) {
 	if info.size != m.ManifestBytes {
 		return nil, fmt.Errorf("%d bytes, and not the %d of its metadata", info.size, m.ManifestBytes)
 	}
-	sum, err := hashOf(ctx, io.NewSectionReader(f, 0, info.size), unreported)
+	var lines lineCounter
+	sum, err := hashOf(ctx, io.TeeReader(io.NewSectionReader(f, 0, info.size), &lines), unreported)
 	if err != nil {
 		return nil, err
 	}
 	if sum != m.ManifestSHA256 {
 		return nil, errors.New("checksum mismatch")
 	}
-	entries, err := readManifest(io.NewSectionReader(f, 0, info.size), m.PosixNames, info.size)
+	if int(lines) > int(info.size)/minManifestLine { // memory is taken for each
+		return nil, errors.New("lines that are too short")
+	}
+	entries, err := readManifest(ctx, newCrew(d.cores()), io.NewSectionReader(f, 0, info.size), int(lines), m.PosixNames)
 	if err == nil {
 		err = entries.agree(m.Sources, m.Problems)
 	}

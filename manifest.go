@@ -2,20 +2,18 @@ package backup
 
 import (
 	"bufio"
-	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 )
 
 const (
@@ -24,6 +22,7 @@ const (
 
 	maxManifestBytes = 512 << 20 // some two million entries
 	maxManifestLine  = 1 << 20   // a path, and what it may point to
+	minManifestLine  = len(`{"path":"a","type":"dir","mode":"0700"}` + "\n")
 )
 
 // An entryType says what an entry of a snapshot is.
@@ -88,8 +87,8 @@ func (e *entry) appendTo(line []byte) ([]byte, error) {
 
 // cut takes apart what appendTo wrote of an entry without escapes. It is right
 // if appendTo writes line again, and not before.
-func (e *entry) cut(line []byte) {
-	c := jsonCutter{rest: string(line)}
+func (e *entry) cut(line string) {
+	c := jsonCutter{rest: line}
 	e.Path = rawString(c.cutString(`{"path":`))
 	e.Type = entryType(c.cutString(`,"type":`))
 	e.Mode = c.cutString(`,"mode":`)
@@ -137,8 +136,7 @@ func (e *entry) validate() error {
 	if e.Type != typeLink && formatPerm(e.perm()) != e.Mode {
 		return fmt.Errorf("%q: no sound mode", e.Path)
 	}
-	sum, err := hex.DecodeString(e.SHA256)
-	hashed := err == nil && len(sum) == sha256.Size
+	hashed := isSHA256(e.SHA256)
 	known := e.Inode != 0 && !e.CTime.IsZero()
 	if unknown := e.Inode == 0 && e.CTime.IsZero(); !unknown && (!known || e.Type != typeFile) {
 		return fmt.Errorf("%q: inode %d and ctime %v of type %q", e.Path, e.Inode, e.CTime, e.Type)
@@ -153,6 +151,16 @@ func (e *entry) validate() error {
 	return nil
 }
 
+// isSHA256 reports whether a string is a SHA-256 in hexadecimal.
+func isSHA256(s string) bool {
+	var sum [sha256.Size]byte
+	if len(s) != hex.EncodedLen(len(sum)) {
+		return false
+	}
+	_, err := hex.Decode(sum[:], []byte(s))
+	return err == nil
+}
+
 // A manifest lists the entries of a snapshot, sorted by path.
 type manifest []entry
 
@@ -162,11 +170,28 @@ func (m manifest) sort() {
 
 // find returns the entry at a path.
 func (m manifest) find(p string) (*entry, bool) {
-	i, ok := slices.BinarySearchFunc(m, rawString(p), func(e entry, p rawString) int { return cmp.Compare(e.Path, p) })
+	c := cursor{in: m}
+	return c.find(p)
+}
+
+// A cursor finds entries of a manifest: at once, if it is asked for one after the
+// other in their order.
+type cursor struct {
+	in   manifest
+	next int // the entry after the one that was found last
+}
+
+func (c *cursor) find(p string) (*entry, bool) {
+	if c.next < len(c.in) && string(c.in[c.next].Path) == p {
+		c.next++
+		return &c.in[c.next-1], true
+	}
+	i, ok := slices.BinarySearchFunc(c.in, rawString(p), func(e entry, p rawString) int { return cmp.Compare(e.Path, p) })
 	if !ok {
 		return nil, false
 	}
-	return &m[i], true
+	c.next = i + 1
+	return &c.in[i], true
 }
 
 // sum returns how many files and bytes m has of a source.
@@ -183,7 +208,7 @@ func (m manifest) sum(source string) (files int, bytes int64) {
 // write writes one line per entry, and nothing that readers refuse: no more
 // than limit bytes, which is maxManifestBytes.
 func (m manifest) write(w io.Writer, limit int) error {
-	buf := bufio.NewWriter(w)
+	buf := bufio.NewWriterSize(w, manifestPartBytes)
 	var line []byte
 	size := 0 // bytes
 	for i := range m {
@@ -206,10 +231,22 @@ func (m manifest) write(w io.Writer, limit int) error {
 // posixNames reports whether m has names that only a case-sensitive POSIX
 // file system can hold: with a backslash, or alike but for case.
 func (m manifest) posixNames() bool {
+	cased := false // without capitals, and letters beyond ASCII, no two are alike
+	for i := range m {
+		name := string(m[i].Path)
+		if strings.Contains(name, `\`) {
+			return true
+		}
+		cased = cased || strings.ContainsFunc(name, func(r rune) bool { return r >= utf8.RuneSelf || unicode.IsUpper(r) })
+	}
+	return cased && m.alikeButForCase()
+}
+
+func (m manifest) alikeButForCase() bool {
 	seen := make(map[string]bool, len(m))
 	for i := range m {
 		folded := foldCase(string(m[i].Path))
-		if seen[folded] || strings.Contains(folded, `\`) {
+		if seen[folded] {
 			return true
 		}
 		seen[folded] = true
@@ -221,74 +258,13 @@ func (m manifest) posixNames() bool {
 // [strings.EqualFold] has it, with the least rune for each.
 func foldCase(name string) string {
 	return strings.Map(func(r rune) rune {
+		if r < utf8.RuneSelf { // as most are: the least is the capital letter
+			return unicode.ToUpper(r)
+		}
 		least := r
 		for next := unicode.SimpleFold(r); next != r; next = unicode.SimpleFold(next) {
 			least = min(least, next)
 		}
 		return least
 	}, name)
-}
-
-// readManifest reads what write wrote, and refuses anything else: entries
-// out of order, entries without their directory, paths that lead out of the
-// snapshot and, unless posixNames was recorded, paths that another system
-// would take for such or for each other. It has so many bytes, about.
-func readManifest(r io.Reader, posixNames bool, size int64) (manifest, error) {
-	const typicalLine = 200 // bytes
-	m := make(manifest, 0, size/typicalLine)
-	dirs := make(map[rawString]bool)
-	lines := bufio.NewReaderSize(r, maxManifestLine)
-	for {
-		line, err := lines.ReadSlice('\n')
-		if err == io.EOF && len(line) == 0 {
-			if !posixNames && m.posixNames() {
-				return nil, errors.New("paths with a backslash, or alike but for case")
-			}
-			return m, nil
-		}
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		if err != nil {
-			return nil, fmt.Errorf("line %d: %w", len(m)+1, err)
-		}
-		e, err := parseEntry(bytes.TrimSuffix(line, []byte("\n")))
-		if err == nil && len(m) > 0 && e.Path <= m[len(m)-1].Path {
-			err = errors.New("out of order")
-		}
-		if parent := path.Dir(string(e.Path)); err == nil && parent != "." && !dirs[rawString(parent)] {
-			err = fmt.Errorf("%q is in no directory of the manifest", e.Path)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("line %d: %w", len(m)+1, err)
-		}
-		if e.Type == typeDir {
-			dirs[e.Path] = true
-		}
-		m = append(m, e)
-	}
-}
-
-// parseEntry reads what appendTo wrote. Nearly all lines can simply be cut at
-// their keys and quotes, in a third of the time: whatever else one says, or
-// says twice, is missing when it is written again.
-func parseEntry(line []byte) (entry, error) {
-	var e entry
-	e.cut(line)
-	again, err := e.appendTo(make([]byte, 0, len(line)))
-	if err == nil && bytes.Equal(again, line) {
-		return e, e.validate()
-	}
-	e = entry{}
-	if err := parseJSON(line, &e); err != nil {
-		return entry{}, err
-	}
-	again, err = e.appendTo(again[:0])
-	if err != nil {
-		return entry{}, err
-	}
-	if !bytes.Equal(again, line) {
-		return entry{}, errNotCanonical
-	}
-	return e, e.validate()
 }

@@ -2,12 +2,17 @@ package backup
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -34,7 +39,7 @@ func FuzzEntry(f *testing.F) {
 			t.Errorf("got %s, %v\nwant %s, %v", got, err, want, wantErr)
 		}
 		var cut, decoded entry
-		cut.cut(want)
+		cut.cut(string(want))
 		again, err := cut.appendTo(nil)
 		if wantErr != nil || err != nil || !bytes.Equal(again, want) {
 			return // cut does not claim to be right
@@ -64,6 +69,58 @@ func TestManifestThatIsTooLargeIsRefused(t *testing.T) {
 	}
 }
 
+func TestNamesAlikeButForCaseFoldToTheSame(t *testing.T) {
+	for r := range rune(unicode.MaxRune + 1) {
+		if utf8.ValidRune(r) && foldCase(string(r)) != foldCase(string(unicode.SimpleFold(r))) {
+			t.Errorf("%q and %q differ", r, unicode.SimpleFold(r))
+		}
+	}
+	folded := make(map[string]rune)
+	for r := range rune(utf8.RuneSelf) {
+		if other, ok := folded[foldCase(string(r))]; ok && !strings.EqualFold(string(r), string(other)) {
+			t.Errorf("%q and %q do not differ", other, r)
+		}
+		folded[foldCase(string(r))] = r
+	}
+}
+
+func TestManifestOfAnotherNumberOfLinesIsRefused(t *testing.T) {
+	const line = `{"path":"a","type":"dir","mode":"0755"}` + "\n"
+	for _, crewSize := range []int{1, 2} {
+		for lines, want := range map[int]string{0: "more than the 0 lines", 1: "", 2: "1 lines, and not the 2"} {
+			_, err := readManifest(t.Context(), newCrew(crewSize), strings.NewReader(line), lines, false)
+			if got := fmt.Sprint(err); want == "" && err != nil || !strings.Contains(got, want) {
+				t.Errorf("%d lines by a crew of %d: got %v, want %q", lines, crewSize, err, want)
+			}
+		}
+	}
+}
+
+// The first line that is refused is told, whoever comes to an end first, and
+// cancelling ends the reading.
+func TestManifestIsReadByManyAsByOne(t *testing.T) {
+	m := manyEntries(3000)
+	m[1000].Mode, m[2500].Mode = "", ""
+	var text bytes.Buffer
+	if err := m.write(&text, maxManifestBytes); err != nil {
+		t.Fatal(err)
+	}
+	_, want := readManifest(t.Context(), newCrew(1), bytes.NewReader(text.Bytes()), len(m), false)
+	if want == nil || !strings.HasPrefix(want.Error(), "line 1001: ") {
+		t.Fatalf("by one: %v", want)
+	}
+	for range 20 {
+		if _, err := readManifest(t.Context(), newCrew(4), bytes.NewReader(text.Bytes()), len(m), false); err == nil || err.Error() != want.Error() {
+			t.Fatalf("by four: got %v, want %v", err, want)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := readManifest(ctx, newCrew(4), bytes.NewReader(text.Bytes()), len(m), false); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+}
+
 func BenchmarkManifest(b *testing.B) {
 	var text bytes.Buffer
 	m := manyEntries(10_000)
@@ -72,7 +129,7 @@ func BenchmarkManifest(b *testing.B) {
 	}
 	b.Run("read", func(b *testing.B) {
 		for b.Loop() {
-			if _, err := readManifest(bytes.NewReader(text.Bytes()), false, 0); err != nil {
+			if _, err := readManifest(b.Context(), newCrew(runtime.GOMAXPROCS(0)), bytes.NewReader(text.Bytes()), len(m), false); err != nil {
 				b.Fatal(err)
 			}
 		}

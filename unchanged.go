@@ -90,12 +90,13 @@ func (ss *session) loadGood(ctx context.Context, stamp string, wanted func(*meta
 
 // earlier returns the entry of an earlier snapshot that a file of a tree is
 // still the same as, and that snapshot, or nil.
-func (c *capture) earlier(t *target, to string, fi fileInfo) (*loaded, *entry) {
+func (c *capture) earlier(t *target, known *cursor, to string, fi fileInfo) (*loaded, *entry) {
 	from := c.previous[t.Name]
 	if from == nil || c.apart[to] || !t.tellsChanges || fi.device() != t.device || from.volumes[t.Name] != t.volume {
 		return nil, nil
 	}
-	e, ok := from.entries.find(to)
+	known.in = from.entries // it is one for each source
+	e, ok := known.find(to)
 	if !ok || !e.describes(fi) {
 		return nil, nil
 	}
@@ -139,7 +140,7 @@ func (t *target) identify(e *entry, fi fileInfo, begun time.Time) {
 // and reports whether that could be done. If not, the file is to be copied.
 // (Whether it is what it should be is for the validation to find.)
 func (c *copier) share(ctx context.Context, to string, fi fileInfo) (bool, error) {
-	from, e := c.earlier(c.t, to, fi)
+	from, e := c.earlier(c.t, &c.known, to, fi)
 	if e == nil {
 		return false, nil
 	}
@@ -165,7 +166,7 @@ func (c *copier) share(ctx context.Context, to string, fi fileInfo) (bool, error
 var errNotShared = errors.New("cannot be shared")
 
 func (c *copier) shareFrom(ctx context.Context, from *loaded, e *entry, out place) error {
-	c.sharedWith.root = from.dir // it is one for each source
+	c.sharedWith.root = from.dir
 	in, err := c.sharedWith.at(string(e.Path))
 	switch {
 	case err != nil:

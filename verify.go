@@ -95,11 +95,12 @@ func (v *verifier) run(walk func() error) error {
 func (v *verifier) walk(d *dir, entries manifest) (present map[*entry]bool, err error) {
 	present = make(map[*entry]bool, len(entries))
 	files := v.reader(entries)
+	known := cursor{in: entries}
 	err = d.walk(v.ctx, ".", func(at place, name string, fi fileInfo) error {
 		if name == "." || name == metadataName || name == manifestName {
 			return nil
 		}
-		if e, ok := entries.find(name); ok {
+		if e, ok := known.find(name); ok {
 			present[e] = true
 			if v.entry(e, at, fi) {
 				v.read(files, e, at, fi)
@@ -187,8 +188,9 @@ func (v *verifier) reader(entries manifest) *gatherer {
 	return &gatherer{crew: v.crew, work: func(files []found) {
 		t := tally{ctx: v.ctx, crew: v.crew, meter: v.meter}
 		defer t.report()
+		known := cursor{in: entries}
 		for _, f := range files {
-			e, _ := entries.find(f.path)
+			e, _ := known.find(f.path)
 			t.of(e.source())
 			v.content(e, f.place, f.info, &t)
 		}
