@@ -153,6 +153,12 @@ func isOfMedium(err error) bool {
 	return slices.ContainsFunc(mediumErrors, func(e error) bool { return errors.Is(err, e) })
 }
 
+// isShortage reports whether an error says nothing about a file: this process, or
+// the system, has no descriptors or memory left for it.
+func isShortage(err error) bool {
+	return slices.ContainsFunc(shortages, func(e error) bool { return errors.Is(err, e) })
+}
+
 // A sourceError is a failure to read, as opposed to one to write.
 type sourceError struct{ error }
 

@@ -107,11 +107,12 @@ func (ss *session) lookAt(ctx context.Context, name string) look {
 
 // readMetadata reads the metadata in d, or notes why they cannot be read.
 func (l *look) readMetadata(ctx context.Context, d *dir) {
-	_, read, problem := d.readMetadata(ctx, l.Stamp)
-	if problem == nil {
+	_, read, err := d.readMetadata(ctx, l.Stamp)
+	if err == nil {
 		l.Snapshot = *read
 		return
 	}
+	problem := metadataProblem(err)
 	l.Problems = []Problem{*problem}
 	l.HasMetadata = problem.Code != CodeMetadataMissing // as far as is known
 }

@@ -19,61 +19,87 @@ type loaded struct {
 	volumes  map[string]string // see metadata
 }
 
-// load reads the metadata and the manifest of the snapshot in d.
-func (d *dir) load(ctx context.Context, stamp string) (*loaded, *Problem) {
+// load reads the metadata and the manifest of the snapshot in d. The error is for a
+// shortage, of which nothing follows for the snapshot.
+func (d *dir) load(ctx context.Context, stamp string) (*loaded, *Problem, error) {
 	l := &loaded{dir: d}
-	m, snap, problem := d.readMetadata(ctx, stamp)
+	m, snap, err := d.readMetadata(ctx, stamp)
 	l.snapshot = snap
-	if problem != nil {
-		return l, problem
+	if isShortage(err) {
+		return l, nil, err
 	}
-	var err error
+	if err != nil {
+		return l, metadataProblem(err), nil
+	}
 	if l.legacy = m == nil; l.legacy {
 		l.entries, err = d.inventory(snap)
 	} else {
 		l.volumes = m.Volumes
 		l.entries, err = d.readManifest(ctx, m)
 	}
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return l, &Problem{Code: CodeManifestMissing, Path: manifestName}
-	case err != nil:
-		return l, &Problem{Code: CodeManifestInvalid, Path: manifestName, Detail: err.Error()}
+	if isShortage(err) {
+		return l, nil, err
 	}
-	return l, nil
+	if err != nil {
+		return l, manifestProblem(err), nil
+	}
+	return l, nil, nil
 }
 
 // readMetadata reads the metadata of the snapshot in d; m is nil if they are
 // the Python module's.
-func (d *dir) readMetadata(ctx context.Context, stamp string) (m *metadata, snap *Snapshot, problem *Problem) {
+func (d *dir) readMetadata(ctx context.Context, stamp string) (m *metadata, snap *Snapshot, err error) {
 	data, err := d.readFile(ctx, metadataName, maxMetadataBytes)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, &Problem{Code: CodeMetadataMissing, Path: metadataName, Detail: "unfinished, interrupted or half deleted"}
-	}
-	var legacy *legacyMetadata
-	if err == nil {
-		m, legacy, err = parseMetadata(data, stamp)
-	}
-	if err == nil && legacy != nil {
-		var s Snapshot
-		s, err = legacy.snapshot(stamp)
-		if ours, existsErr := d.exists(manifestName); err == nil && (ours || existsErr != nil) {
-			err = errors.Join(errors.New("it has a manifest, but no metadata that go with it"), existsErr)
-		}
-		snap = &s
-	}
 	if err != nil {
-		code := CodeMetadataInvalid
-		if _, ok := errors.AsType[*fs.PathError](err); ok && !errors.Is(err, errTooLarge) && !errors.Is(err, errNotRegular) {
-			code = CodeUnreadable // which says nothing about the snapshot
-		}
-		return nil, nil, &Problem{Code: code, Path: metadataName, Detail: err.Error()}
+		return nil, nil, err
+	}
+	m, legacy, err := parseMetadata(data, stamp)
+	if err != nil {
+		return nil, nil, err
 	}
 	if m != nil {
 		s := m.snapshot()
-		snap = &s
+		return m, &s, nil
 	}
-	return m, snap, nil
+	s, err := legacy.snapshot(stamp)
+	if err != nil {
+		return nil, nil, err
+	}
+	if ours, err := d.exists(manifestName); ours || err != nil {
+		return nil, nil, errors.Join(errors.New("it has a manifest, but no metadata that go with it"), err)
+	}
+	return nil, &s, nil
+}
+
+// metadataProblem says what is wrong with metadata that cannot be read.
+func metadataProblem(err error) *Problem {
+	p := &Problem{Code: CodeMetadataInvalid, Path: metadataName, Detail: err.Error()}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		p.Code, p.Detail = CodeMetadataMissing, "unfinished, interrupted or half deleted"
+	case isUnread(err):
+		p.Code = CodeUnreadable
+	}
+	return p
+}
+
+// manifestProblem says what is wrong with a manifest that cannot be read.
+func manifestProblem(err error) *Problem {
+	p := &Problem{Code: CodeManifestInvalid, Path: manifestName, Detail: err.Error()}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		p.Code, p.Detail = CodeManifestMissing, ""
+	case isUnread(err):
+		p.Code = CodeUnreadable
+	}
+	return p
+}
+
+// isUnread reports whether an error is the file system's, which says nothing about
+// what a file holds.
+func isUnread(err error) bool {
+	_, ok := errors.AsType[*fs.PathError](err)
+	return ok && !errors.Is(err, errTooLarge) && !errors.Is(err, errNotRegular)
 }
 
 func (d *dir) readManifest(ctx context.Context, m *metadata) (manifest, error) {

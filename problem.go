@@ -42,7 +42,7 @@ const (
 	CodeSizeMismatch     Code = "size_mismatch"
 	CodeTypeMismatch     Code = "type_mismatch"   // a file where the manifest has a directory, a link that points elsewhere, …
 	CodeUnexpectedFile   Code = "unexpected_file" // not in the manifest: a sidecar, a stray file
-	CodeUnreadable       Code = "unreadable"      // an entry that the file system would not read
+	CodeUnreadable       Code = "unreadable"      // what the file system would not read: an entry, the manifest, the metadata
 	CodeCheckFailed      Code = "check_failed"    // the host's [Source.Check], or a check that could not run
 )
 

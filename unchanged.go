@@ -76,9 +76,9 @@ func (ss *session) loadGood(ctx context.Context, stamp string, wanted func(*meta
 		unlock()
 		return nil
 	}
-	m, snap, problem := d.readMetadata(ctx, stamp)
-	if m != nil && problem == nil && snap.good() && wanted(m) {
-		if l, problem := d.load(ctx, stamp); problem == nil {
+	m, snap, err := d.readMetadata(ctx, stamp)
+	if m != nil && err == nil && snap.good() && wanted(m) {
+		if l, problem, err := d.load(ctx, stamp); problem == nil && err == nil {
 			ss.unlocks = append(ss.unlocks, unlock, d.close)
 			return l
 		}

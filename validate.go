@@ -48,7 +48,8 @@ func (r Report) MarshalJSON() ([]byte, error) {
 // nothing, also where it could.
 //
 // Damage is in the Report, and so is that there is no such snapshot; the error
-// is for a validation that could not be finished. Snapshots of the Python
+// is for a validation that could not be finished, for want of descriptors or memory,
+// say, of which nothing follows for the snapshot. Snapshots of the Python
 // module are validated as far as their metadata go, which have no checksums.
 func (s *Store) Validate(ctx context.Context, stamp string, opts *ValidateOptions) (*Report, error) {
 	var level Level
@@ -98,7 +99,10 @@ func (ss *session) examine(ctx context.Context, stamp string, level Level) (*Rep
 	}
 	ss.unlocks = append(ss.unlocks, d.close)
 	report := &Report{Stamp: stamp, Exists: true, Level: level, Problems: []Problem{}}
-	l, problem := d.load(ctx, stamp)
+	l, problem, err := d.load(ctx, stamp)
+	if err != nil {
+		return nil, nil, err
+	}
 	report.Snapshot = l.snapshot
 	if problem != nil {
 		report.Problems = append(report.Problems, *problem)

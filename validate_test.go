@@ -1184,3 +1184,49 @@ func TestValidateKeepsContentsToItself(t *testing.T) {
 		}
 	}
 }
+
+// Nothing follows for a snapshot from a want of descriptors: to call it damaged
+// would be as wrong as to call it good.
+func TestShortageIsAnErrorAndNoDamage(t *testing.T) {
+	for _, file := range []string{metadataFile, manifestFile, "config/project-registry.json", "db/atocore.db"} {
+		for _, shortage := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
+			w := newWorld(t, afero.NewMemMapFs(), "/srv")
+			stamp := w.create(t, w.small(t)).Stamp
+			before := w.liveState(t)
+			s := w.faulty(t, func(op, p string) error {
+				if op == "open" && p == w.snapshot(stamp, file) {
+					return shortage
+				}
+				return nil
+			})
+			if r, err := s.Validate(t.Context(), stamp, nil); r != nil || !errors.Is(err, shortage) {
+				t.Errorf("%s: validate: got %+v, %v; want %v", file, r, err, shortage)
+			}
+			if _, err := s.Restore(t.Context(), stamp, confirmed); !errors.Is(err, shortage) || errors.Is(err, backup.ErrInvalidSnapshot) {
+				t.Errorf("%s: restore: got %v, want %v", file, err, shortage)
+			}
+			if diff := cmp.Diff(w.liveState(t), before); diff != "" {
+				t.Errorf("%s: live state (-got +want):\n%s", file, diff)
+			}
+		}
+	}
+}
+
+// What is damaged in a manifest is in its bytes: where they cannot be had, it is
+// not known.
+func TestManifestThatCannotBeReadIsNotCalledInvalid(t *testing.T) {
+	w := newWorld(t, afero.NewMemMapFs(), "/srv")
+	stamp := w.create(t, w.small(t)).Stamp
+	for _, op := range []string{"open", "read"} {
+		s := w.faulty(t, func(o, p string) error {
+			if o == op && p == w.snapshot(stamp, manifestFile) {
+				return &fs.PathError{Op: op, Path: p, Err: syscall.EIO}
+			}
+			return nil
+		})
+		r := w.validate(t, s, stamp, structure)
+		if diff := cmp.Diff(codes(r.Problems), []backup.Code{backup.CodeUnreadable}); diff != "" {
+			t.Errorf("%s: %+v (-got +want):\n%s", op, r.Problems, diff)
+		}
+	}
+}
