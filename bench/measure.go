@@ -78,16 +78,21 @@ func (l *lab) measureWorkload(ctx context.Context, w workload) (results []result
 		}
 		results = append(results, r)
 	}
+	turns := make([]int, len(contenders))
+	for i := range turns {
+		turns[i] = i
+	}
 	for range l.opts.runs {
-		for i, c := range contenders {
+		for _, i := range turns {
 			if results[i].absent != "" {
 				continue
 			}
-			l.sampleInto(ctx, &results[i], w, c)
+			l.sampleInto(ctx, &results[i], w, contenders[i])
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
 			}
 		}
+		slices.Reverse(turns) // so that nobody always comes after the same
 	}
 	return results, nil
 }
@@ -138,7 +143,11 @@ func (l *lab) sample(ctx context.Context, w workload, c contender) (r measured.R
 	syncAll()
 	l.keepsNames = l.keepsNames || !forgetNames()
 	var read int64
-	for _, input := range w.inputs {
+	inputs := w.inputs
+	if c.keep != "" && !slices.Contains(inputs, c.keep) {
+		inputs = append(slices.Clip(inputs), c.keep) // such as the snapshot before
+	}
+	for _, input := range inputs {
 		size, err := warm(input)
 		if err != nil {
 			return r, err
