@@ -96,6 +96,15 @@ func cpTree(dir string) contender {
 	}}
 }
 
+// cpTreeValidated reads back the copy, as we do.
+func cpTreeValidated(dir string) contender {
+	const sums = `find "$1" -type f -print0 | xargs -0 sha256sum >"$1.sums"`
+	return contender{name: "cp -a + sha256sum of all + sync", job: func(out string) job {
+		copied := filepath.Join(out, "tree")
+		return tools([]string{"cp", "-a", dir, copied}, []string{"sh", "-c", sums, "sh", copied}, []string{"sync", "-f", out})
+	}}
+}
+
 func rsyncTree(dir string) contender {
 	return contender{name: "rsync -a + sync", needs: []string{"rsync"}, job: func(out string) job {
 		return tools([]string{"rsync", "-a", dir, out}, []string{"sync", "-f", out})
@@ -115,6 +124,23 @@ func (l *lab) rsyncTreeAgain(dir string) contender {
 		},
 		job: func(out string) job {
 			return tools([]string{"rsync", "-a", "--link-dest=" + previous, dir, out}, []string{"sync", "-f", out})
+		},
+	}
+}
+
+// linkAndRead does no more than a second snapshot cannot do without: it links
+// all files, and reads them, on two cores. It compares nothing, and notes nothing.
+func (l *lab) linkAndRead(dir string) contender {
+	const both = `find "$1" -type f -print0 | xargs -0 sha256sum >"$2.sums" & cp -al "$1" "$2" && wait $!`
+	previous := l.newPath(l.dir, "linked")
+	return contender{
+		name: "cp -al, beside sha256sum of all, + sync",
+		keep: previous,
+		setup: func(ctx context.Context) error {
+			return runTools(ctx, []string{"cp", "-a", dir, previous})
+		},
+		job: func(out string) job {
+			return tools([]string{"sh", "-c", both, "sh", previous, filepath.Join(out, "tree")}, []string{"sync", "-f", out})
 		},
 	}
 }

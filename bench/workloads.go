@@ -122,10 +122,10 @@ func (l *lab) treeWorkloads() []workload {
 	}}
 	return []workload{
 		w.of(treeFirst,
-			createOf("Create", backup.ValidateFull, all), cpTree(tree), rsyncTree(tree), resticBackup(tree)),
+			createOf("Create", backup.ValidateFull, all), cpTree(tree), cpTreeValidated(tree), rsyncTree(tree), resticBackup(tree)),
 		w.of(treeSecond,
 			l.createAgain(linkUnchanged, linked), l.createAgain("Create", all), createOf(firstSnapshot, backup.ValidateFull, all),
-			l.rsyncTreeAgain(tree), l.resticBackupAgain(tree)),
+			l.rsyncTreeAgain(tree), l.linkAndRead(tree), l.resticBackupAgain(tree)),
 		w.of(treeRestored, l.restoreTree(tree), cpTree(tree), rsyncTree(tree), l.resticRestore(tree)),
 	}
 }
