@@ -41,7 +41,7 @@ func (d *dir) load(ctx context.Context, stamp string) (*loaded, *Problem, error)
 		return l, nil, err
 	}
 	if err != nil {
-		return l, manifestProblem(err), nil
+		return l, l.manifestProblem(err), nil
 	}
 	return l, nil, nil
 }
@@ -83,13 +83,14 @@ func metadataProblem(err error) *Problem {
 	return p
 }
 
-// manifestProblem says what is wrong with a manifest that cannot be read.
-func manifestProblem(err error) *Problem {
+// manifestProblem says what is wrong with a manifest that cannot be read. Where the
+// files themselves must do for one, what stands in their way is damage.
+func (l *loaded) manifestProblem(err error) *Problem {
 	p := &Problem{Code: CodeManifestInvalid, Path: manifestName, Detail: err.Error()}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		p.Code, p.Detail = CodeManifestMissing, ""
-	case isUnread(err):
+	case !l.legacy && isUnread(err):
 		p.Code = CodeUnreadable
 	}
 	return p

@@ -84,6 +84,28 @@ func TestNamesAlikeButForCaseFoldToTheSame(t *testing.T) {
 	}
 }
 
+func TestNamesThatOnlyPOSIXCanHold(t *testing.T) {
+	for names, want := range map[string]bool{
+		"a b":         false,
+		"A b":         false,
+		"a A":         true,
+		"a/B b/a b/A": true,
+		"ab a\\b":     true,
+		"k \u212a":    true, // the sign for kelvin
+		"s \u017f":    true, // a long s
+		"\xff \xfe":   true, // both are U+FFFD to who reads UTF-8
+		"\u00e4 a":    false,
+	} {
+		var m manifest
+		for name := range strings.FieldsSeq(names) {
+			m = append(m, entry{Path: rawString(name)})
+		}
+		if got := m.posixNames(); got != want {
+			t.Errorf("%q: %v, want %v", names, got, want)
+		}
+	}
+}
+
 func TestManifestOfAnotherNumberOfLinesIsRefused(t *testing.T) {
 	const line = `{"path":"a","type":"dir","mode":"0755"}` + "\n"
 	for _, crewSize := range []int{1, 2} {
@@ -96,7 +118,7 @@ func TestManifestOfAnotherNumberOfLinesIsRefused(t *testing.T) {
 	}
 }
 
-// The first line that is refused is told, whoever comes to an end first, and
+// The first line that cannot be parsed is told, whoever comes to an end first, and
 // cancelling ends the reading.
 func TestManifestIsReadByManyAsByOne(t *testing.T) {
 	m := manyEntries(3000)

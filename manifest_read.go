@@ -9,6 +9,7 @@ import (
 	"io"
 	"path"
 	"strings"
+	"sync/atomic"
 )
 
 // readManifest reads what write wrote, of so many lines, and refuses anything
@@ -18,20 +19,28 @@ import (
 func readManifest(ctx context.Context, crew *crew, r io.Reader, lines int, posixNames bool) (manifest, error) {
 	m := make(manifest, lines)
 	var parts []*manifestPart
+	var refused atomic.Bool
 	err := crew.run(ctx, func(ctx context.Context, _ func(error)) error {
 		return m.eachPart(r, func(p *manifestPart) error {
+			if refused.Load() {
+				return errRefused
+			}
 			parts = append(parts, p)
-			crew.start(p.parse)
+			crew.start(func() {
+				if p.parse(); p.err != nil {
+					refused.Store(true)
+				}
+			})
 			return ctx.Err()
 		})
 	})
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range parts {
+	for _, p := range parts { // of which the first tells, whoever came first to its end
 		if p.err != nil {
 			return nil, p.err
 		}
+	}
+	if err != nil {
+		return nil, err
 	}
 	if err := m.checkPaths(); err != nil {
 		return nil, err
@@ -41,6 +50,9 @@ func readManifest(ctx context.Context, crew *crew, r io.Reader, lines int, posix
 	}
 	return m, nil
 }
+
+// errRefused: a part is no manifest's, so that no more need be read.
+var errRefused = errors.New("refused")
 
 // A manifestPart is some lines of a manifest.
 type manifestPart struct {

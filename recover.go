@@ -161,11 +161,12 @@ func (ss *session) isWorkedWith(ctx context.Context, j *journal) bool {
 }
 
 // finishOrUndo puts the new state in place or, if that cannot be done and nobody
-// is at work, the old one back.
+// is at work, the old one back. A shortage says nothing about either: the next try
+// has what is needed.
 func (ss *session) finishOrUndo(ctx context.Context, j *journal, r *Recovery) error {
 	r.Outcome = RestoreFinished
 	err := ss.finish(ctx, j, r)
-	if err == nil || ctx.Err() != nil || errors.Is(err, errStranger) || errors.Is(err, ErrServiceRunning) {
+	if err == nil || ctx.Err() != nil || isShortage(err) || errors.Is(err, errStranger) || errors.Is(err, ErrServiceRunning) {
 		return err
 	}
 	ss.cfg.Logger.ErrorContext(ctx, "interrupted restore cannot be finished", "stamp", j.Stamp, "error", err)

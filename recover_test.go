@@ -835,3 +835,40 @@ func TestRecoverRefusesATreeThatIsAnother(t *testing.T) {
 	}
 	mustBeSame(t, w.tree(t, "."), before)
 }
+
+// That something could not be opened for want of descriptors does not tell whether
+// the new state is good: it is not given up for that.
+func TestRecoverWaitsOutAShortage(t *testing.T) {
+	for _, file := range []string{metadataFile, manifestFile, "db/atocore.db"} {
+		for _, complete := range []bool{false, true} {
+			for _, shortage := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
+				f := newTrial(t, confirmed)
+				w := f.interrupted(t, "swap")
+				if complete { // and to be verified
+					s, _ := w.stopping(t, func(op, p string) bool { return op == "rename" && strings.HasPrefix(p, w.path(journalFile)) })
+					if _, err := s.Recover(t.Context()); err == nil {
+						t.Fatal("it was not stopped")
+					}
+				}
+				met := false
+				s := w.faulty(t, func(op, p string) error {
+					if op != "open" || p != w.snapshot(f.stamp, file) {
+						return nil
+					}
+					met = true
+					return shortage
+				})
+				r, err := s.Recover(t.Context())
+				if met && (r != nil || !errors.Is(err, shortage) || !errors.Is(err, backup.ErrRecoveryPending)) {
+					t.Errorf("%s, complete %v: got %+v, %v, want %v", file, complete, r, err, shortage)
+				}
+				if !met {
+					t.Errorf("%s, complete %v: was not opened: %+v, %v", file, complete, r, err)
+				}
+				if r := w.recovers(t); r.Outcome != backup.RestoreFinished || f.state(t, w) != "new" {
+					t.Errorf("%s, complete %v: then %+v", file, complete, r)
+				}
+			}
+		}
+	}
+}

@@ -48,8 +48,8 @@ func (r Report) MarshalJSON() ([]byte, error) {
 // nothing, also where it could.
 //
 // Damage is in the Report, and so is that there is no such snapshot; the error
-// is for a validation that could not be finished, for want of descriptors or memory,
-// say, of which nothing follows for the snapshot. Snapshots of the Python
+// is for a validation that could not be finished, for want of descriptors, say, of
+// which nothing follows for the snapshot. Snapshots of the Python
 // module are validated as far as their metadata go, which have no checksums.
 func (s *Store) Validate(ctx context.Context, stamp string, opts *ValidateOptions) (*Report, error) {
 	var level Level
@@ -121,6 +121,9 @@ func (ss *session) examine(ctx context.Context, stamp string, level Level) (*Rep
 	v.legacy = l.legacy
 	if err := v.verify(d, l.snapshot.Sources, l.entries); err != nil {
 		return nil, nil, err
+	}
+	if i := slices.IndexFunc(v.unread, isShortage); i >= 0 { // of which nothing follows for the snapshot
+		return nil, nil, v.unread[i]
 	}
 	m.finish()
 	report.Problems = append(report.Problems, v.problems...)

@@ -20,7 +20,6 @@ type verifier struct {
 	sources []Source // whose Checks are run
 	level   Level
 	crew    *crew
-	fail    func(error) // ends the verification
 
 	legacy bool // the entries are an inventory: see there
 
@@ -78,8 +77,8 @@ func (v *verifier) verify(d *dir, sources []SourceState, entries manifest) error
 
 // run waits for the crew to read what walk has handed over.
 func (v *verifier) run(walk func() error) error {
-	err := v.crew.run(v.ctx, func(ctx context.Context, fail func(error)) error {
-		v.ctx, v.fail = ctx, fail
+	err := v.crew.run(v.ctx, func(ctx context.Context, _ func(error)) error {
+		v.ctx = ctx
 		return walk()
 	})
 	if err != nil {
@@ -148,13 +147,8 @@ func (v *verifier) add(e *entry, code Code, detail string) {
 	v.wrong[e] = append(v.wrong[e], Problem{Code: code, Source: e.source(), Path: string(e.Path), Detail: detail})
 }
 
-// unreadable is add for what the file system would not read. A shortage says
-// nothing about that, and ends the verification.
+// unreadable is add for what the file system would not read.
 func (v *verifier) unreadable(e *entry, err error) {
-	if isShortage(err) {
-		v.fail(err)
-		return
-	}
 	v.add(e, CodeUnreadable, err.Error())
 	v.mu.Lock()
 	defer v.mu.Unlock()

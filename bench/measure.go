@@ -142,12 +142,13 @@ func (l *lab) sample(ctx context.Context, w workload, c contender) (r measured.R
 	}
 	syncAll()
 	l.keepsNames = l.keepsNames || !forgetNames()
-	var read int64
-	inputs := w.inputs
-	if c.keep != "" && !slices.Contains(inputs, c.keep) {
-		inputs = append(slices.Clip(inputs), c.keep) // such as the snapshot before
+	if c.keep != "" && !slices.Contains(w.inputs, c.keep) { // such as the snapshot before
+		if _, err := warm(c.keep); err != nil {
+			return r, err
+		}
 	}
-	for _, input := range inputs {
+	var read int64
+	for _, input := range w.inputs {
 		size, err := warm(input)
 		if err != nil {
 			return r, err
