@@ -159,6 +159,15 @@ func isShortage(err error) bool {
 	return slices.ContainsFunc(shortages, func(e error) bool { return errors.Is(err, e) })
 }
 
+// onlyShortage is for who goes on without what cannot be read: after a shortage that
+// may be the very thing that is looked for.
+func onlyShortage(err error) error {
+	if isShortage(err) {
+		return err
+	}
+	return nil
+}
+
 // A sourceError is a failure to read, as opposed to one to write.
 type sourceError struct{ error }
 

@@ -32,18 +32,21 @@ type finishedCopy struct {
 
 // checkCopy runs SQLite's checks, and the host's, on a finished copy, as a
 // member of a crew. It returns what they found; the error is for a check that was cut
-// short.
+// short, by the end of its context or for a shortage.
 func checkCopy(ctx context.Context, crew *crew, r io.ReaderAt, size int64, level Level, host hostCheck) ([]Problem, error) {
-	if problems, ok := checkHeader(r, size); !ok || level == ValidateStructure {
-		return problems, nil
+	problems, err := checkHeader(r, size)
+	if err != nil || len(problems) > 0 || level == ValidateStructure {
+		return problems, err
 	}
 	vfsName, release := aferovfs.RegisterReader(ctx, r, size)
 	f := &finishedCopy{ctx: ctx, size: size, level: level, crew: crew, uri: fileURI(aferovfs.DB, url.Values{"vfs": {vfsName}})}
 	conn, err := f.open(release)
+	if isShortage(err) {
+		return nil, err
+	}
 	if err != nil {
 		return problemOf("open", err), ctx.Err()
 	}
-	var problems []Problem
 	err = guard(func() (err error) {
 		problems, err = f.runChecks(conn, host)
 		return err
@@ -53,9 +56,19 @@ func checkCopy(ctx context.Context, crew *crew, r io.ReaderAt, size int64, level
 	}
 	// SQLite describes a page that could not be read as if it were damaged.
 	if err := conn.Close(); err != nil {
-		problems = []Problem{{Code: CodeUnreadable, Detail: err.Error()}}
+		problems, err = unreadOr(err)
+		return problems, cmp.Or(err, ctx.Err())
 	}
 	return problems, ctx.Err()
+}
+
+// unreadOr returns the problem that a copy cannot be read, or the shortage for which
+// that is so.
+func unreadOr(err error) ([]Problem, error) {
+	if isShortage(err) {
+		return nil, err
+	}
+	return []Problem{{Code: CodeUnreadable, Detail: err.Error()}}, nil
 }
 
 // checkCache is how much of all databases that are checked at a time SQLite may

@@ -131,7 +131,7 @@ func (s *Store) precheck(ctx context.Context, req createRequest) error {
 	}
 	c := s.newCapture(req)
 	c.depth = scanNothing
-	if len(c.held) > 0 { // what is held would be refused later
+	if !c.held.none() { // what is held would be refused later
 		c.depth = scanNames
 	}
 	defer c.close()

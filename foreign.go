@@ -3,6 +3,7 @@ package backup
 import (
 	"database/sql"
 	"errors"
+	"fmt"
 	"io/fs"
 	"reflect"
 	"runtime/debug"
@@ -69,18 +70,27 @@ func isForeignModule(path string) bool {
 }
 
 // A heldFiles knows the files of this process that must not be opened.
-type heldFiles map[any]bool // by fileID
+type heldFiles struct {
+	files map[any]bool // by fileID
+	short error        // the shortage for which not all are known
+}
 
-// check refuses to open a file that another driver has.
+// none reports whether any file may be opened.
+func (h heldFiles) none() bool { return len(h.files) == 0 && h.short == nil }
+
+// check refuses to open a file that another driver has, or may have.
 func (h heldFiles) check(p place) error {
-	if len(h) == 0 {
+	if h.none() {
 		return nil
+	}
+	if h.short != nil {
+		return fmt.Errorf("find out which files this process has locked: %w", h.short)
 	}
 	fi, err := p.lstat()
 	if err != nil || !fi.isNative {
 		return nil // to be told by who opens it
 	}
-	if h[fileID(fi, p.full())] {
+	if h.files[fileID(fi, p.full())] {
 		return &fs.PathError{Op: "open", Path: p.full(), Err: ErrForeignDriver}
 	}
 	return nil
@@ -90,7 +100,7 @@ func (h heldFiles) check(p place) error {
 // wrong one must not be, that is nothing, lest a link is followed that has taken
 // its place since.
 func (h heldFiles) unseen(fi fileInfo) fileInfo {
-	if len(h) > 0 {
+	if !h.none() {
 		fi.isNative = false
 	}
 	return fi

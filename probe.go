@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -20,15 +21,20 @@ func (s *Store) probeSource(ctx context.Context, src *Source) error {
 		return nil
 	}
 	var running error
-	_ = s.eachLive(ctx, src, func(at place, name string, fi fileInfo) error {
+	err := s.eachLive(ctx, src, func(at place, name string, fi fileInfo) error {
 		if src.Kind == Tree && isInSnapshot(src.Path+"/"+name) {
 			return nil
 		}
-		if isDB, err := hasDatabaseHeader(ctx, at, fi); err == nil && isDB && fi.isRegular() {
+		isDB, err := hasDatabaseHeader(ctx, at, fi)
+		if err == nil && isDB && fi.isRegular() {
 			running = probeRunning(ctx, at)
+			return running
 		}
-		return running
+		return onlyShortage(err)
 	})
+	if running == nil && isShortage(err) {
+		return err
+	}
 	return running
 }
 
@@ -52,7 +58,7 @@ func (s *Store) eachLive(ctx context.Context, src *Source, fn walkFunc) error {
 				return skip(fi)
 			}
 			return fn(at, name, fi)
-		}, func(string, error) error { return nil }) // what cannot be read is for those who need to
+		}, exceptDamage) // which is for those who need to read it
 	}
 	for _, suffix := range src.suffixes() {
 		at := place{d, base + suffix}
@@ -68,17 +74,21 @@ func (s *Store) eachLive(ctx context.Context, src *Source, fn walkFunc) error {
 }
 
 // fingerprint returns a digest of what there is of each source: names, sizes,
-// times, and what is mounted where. What cannot be read is part of it. The time of the
+// times, and what is mounted where. What cannot be read is part of it, unless that
+// is for a shortage: then there is none. The time of the
 // last change in any way (ctime) is, too, where there is one: who writes can set
 // that of modification back. Who puts another file in the place of one changes
 // it as well, by rename(2). (Inodes would tell no more, and some file systems
 // number them anew.)
-func (r *restorer) fingerprint(ctx context.Context) map[string]string {
+func (r *restorer) fingerprint(ctx context.Context) (map[string]string, error) {
 	seen := make(map[string]string)
 	for _, src := range r.sources {
 		sum := sha256.New()
 		if src.Kind == Tree {
 			mounts, err := r.mountsIn(src)
+			if isShortage(err) {
+				return nil, err
+			}
 			fmt.Fprintln(sum, mounts, err)
 		}
 		_, base, _ := r.swapRoot(src) // eachLive tells
@@ -92,10 +102,13 @@ func (r *restorer) fingerprint(ctx context.Context) map[string]string {
 			}
 			return nil
 		})
+		if isShortage(err) {
+			return nil, err
+		}
 		fmt.Fprintln(sum, err)
 		seen[src.Name] = fmt.Sprintf("%x", sum.Sum(nil))
 	}
-	return seen
+	return seen, nil
 }
 
 func (s *Store) mountsIn(src *Source) ([]string, error) {
@@ -155,8 +168,8 @@ func writeFingerprint(sum hash.Hash, name string, fi fileInfo) {
 // checkUnchanged refuses to replace what has changed since the safety snapshot was
 // taken: that would be in neither.
 func (r *restorer) checkUnchanged(ctx context.Context, before map[string]string) error {
-	after := r.fingerprint(ctx)
-	if err := ctx.Err(); err != nil {
+	after, err := r.fingerprint(ctx)
+	if err = cmp.Or(ctx.Err(), err); err != nil {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(before)) {
@@ -230,6 +243,9 @@ func (d *dir) fingerprints(ctx context.Context, names []rawString, at func(rawSt
 		digest, err := d.fingerprint(ctx, at(name))
 		if err == nil {
 			seen[i] = digest
+		}
+		if isShortage(err) {
+			return nil, err
 		}
 	}
 	return seen, ctx.Err()

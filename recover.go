@@ -203,15 +203,21 @@ func (s *Store) checkOrphans() error {
 	for i := range s.cfg.Sources {
 		src := &s.cfg.Sources[i]
 		root, _, err := s.swapRoot(src)
-		if err != nil {
+		var d *dir
+		if err == nil {
+			d, err = openDirOrNone(s.cfg.Fs, root)
+		}
+		if isShortage(err) {
+			return err
+		}
+		if err != nil || d == nil {
 			continue // to be told by who needs it
 		}
-		d, err := openDirOrNone(s.cfg.Fs, root)
-		if err != nil || d == nil {
-			continue
-		}
-		name := d.findStaged(src.Name)
+		name, err := d.findStaged(src.Name)
 		d.close()
+		if err != nil {
+			return err
+		}
 		if name != "" {
 			return fmt.Errorf("%w: %s was left by a restore whose journal is not in %s: is that the right directory, and mounted?",
 				ErrRecoveryPending, d.full(name), s.cfg.Dir)

@@ -229,7 +229,7 @@ func (r *restorer) prepareSwaps(ctx context.Context) (seen map[string]string, er
 	if err := r.checkMountPoints(ctx); err != nil {
 		return nil, err
 	}
-	return r.fingerprint(ctx), nil
+	return r.fingerprint(ctx)
 }
 
 // conclude says what came of a restore, given how its exchange ended.
@@ -338,7 +338,7 @@ func (r *restorer) selectSources(names []string) error {
 // through a driver whose locks the probe would drop.
 func (r *restorer) checkHeld(ctx context.Context) error {
 	held := findHeldFiles()
-	if len(held) == 0 {
+	if held.none() {
 		return nil
 	}
 	for _, src := range r.sources {
@@ -349,6 +349,9 @@ func (r *restorer) checkHeld(ctx context.Context) error {
 		c.close()
 		if errors.Is(err, ErrForeignDriver) {
 			return fmt.Errorf("%w: %w", ErrServiceRunning, err)
+		}
+		if isShortage(err) {
+			return err
 		}
 	}
 	return nil // the rest is for others to tell

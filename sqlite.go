@@ -2,6 +2,7 @@ package backup
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -311,11 +312,11 @@ func checkLive(ctx context.Context, db place) (fileInfo, error) {
 	if err != nil {
 		return fileInfo{}, err
 	}
-	problems, ok := checkHeader(f, info.size)
-	if err := f.Close(); err != nil {
+	problems, err := checkHeader(f, info.size)
+	if err = errors.Join(err, f.Close()); err != nil {
 		return fileInfo{}, err
 	}
-	if !ok {
+	if len(problems) > 0 {
 		return fileInfo{}, fmt.Errorf("%w: %w", errNotDatabase, joinProblems(problems))
 	}
 	return info, nil
@@ -402,18 +403,19 @@ func explain(err error) error {
 const leastDatabase = 512 // bytes
 
 // checkHeader finds what SQLite lets pass: to it an empty file is a sound,
-// empty database.
-func checkHeader(r io.ReaderAt, size int64) (problems []Problem, ok bool) {
+// empty database. The error is for a shortage.
+func checkHeader(r io.ReaderAt, size int64) ([]Problem, error) {
 	if size < leastDatabase {
-		return []Problem{{Code: CodeDatabaseCorrupt, Detail: fmt.Sprintf("%d bytes are no SQLite database", size)}}, false
+		return []Problem{{Code: CodeDatabaseCorrupt, Detail: fmt.Sprintf("%d bytes are no SQLite database", size)}}, nil
 	}
-	switch is, err := startsDatabase(r); {
-	case err != nil:
-		return []Problem{{Code: CodeUnreadable, Detail: err.Error()}}, false
-	case !is:
-		return []Problem{{Code: CodeDatabaseCorrupt, Detail: "no SQLite header"}}, false
+	is, err := startsDatabase(r)
+	if err != nil {
+		return unreadOr(err)
 	}
-	return nil, true
+	if !is {
+		return []Problem{{Code: CodeDatabaseCorrupt, Detail: "no SQLite header"}}, nil
+	}
+	return nil, nil
 }
 
 // startsDatabase reports whether r begins as a SQLite database does.
@@ -447,7 +449,7 @@ func probeRunning(ctx context.Context, db place) error {
 		return err // who swaps files here has not been stopped
 	}
 	if err != nil {
-		return ctx.Err() // there is nothing to have open, or nothing that tells
+		return cmp.Or(ctx.Err(), onlyShortage(err)) // else there is nothing to have open, or nothing that tells
 	}
 	err = guard(func() error { return l.begin("PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE") })
 	running := errors.Is(err, sqlite3.BUSY) || errors.Is(err, sqlite3.LOCKED)
@@ -460,7 +462,7 @@ func probeRunning(ctx context.Context, db place) error {
 	case errors.Is(err, errReplaced):
 		return err
 	}
-	return ctx.Err() // a damaged database is what restores are for
+	return cmp.Or(ctx.Err(), onlyShortage(err)) // else it is damaged, which is what restores are for
 }
 
 func queryInt(c *conn, sql string) (int64, error) {

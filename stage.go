@@ -34,18 +34,21 @@ func (fi fileInfo) isStaging() bool { return fi.isDir() && stagedFor(fi.name) !=
 
 // findStaged returns the name of such a directory for a source, or "". (A plain
 // file of that name is somebody's. What cannot be looked at may be ours.)
-func (d *dir) findStaged(source string) string {
-	names, _ := d.readNames(".") // what cannot be read is for those who need to
+func (d *dir) findStaged(source string) (string, error) {
+	names, err := d.readNames(".")
+	if err = onlyShortage(err); err != nil {
+		return "", err
+	}
 	for _, name := range names {
 		if stagedFor(name) != source {
 			continue
 		}
 		fi, err := d.lstat(name)
 		if err == nil && fi.isStaging() || err != nil && !isGone(err) {
-			return name
+			return name, nil
 		}
 	}
-	return ""
+	return "", nil
 }
 
 // stage writes the new files beside the old ones, durably, having said in

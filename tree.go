@@ -96,7 +96,7 @@ func (l *treeLayout) mayMove(at place) error {
 			return fmt.Errorf("%s was left by a restore: have its store recover it, or move it out of the tree", at.full())
 		}
 		return nil
-	}, func(string, error) error { return nil }) // what cannot be read is for those who need to
+	}, exceptDamage) // which is for those who need to read it
 }
 
 // treeLayout returns the layout of a tree for a restore.

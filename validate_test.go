@@ -1189,24 +1189,35 @@ func TestValidateKeepsContentsToItself(t *testing.T) {
 // would be as wrong as to call it good.
 func TestShortageIsAnErrorAndNoDamage(t *testing.T) {
 	for _, file := range []string{metadataFile, manifestFile, "config/project-registry.json", "db/atocore.db"} {
-		for _, shortage := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
-			w := newWorld(t, afero.NewMemMapFs(), "/srv")
-			stamp := w.create(t, w.small(t)).Stamp
-			before := w.liveState(t)
-			s := w.faulty(t, func(op, p string) error {
-				if op == "open" && p == w.snapshot(stamp, file) {
+		for _, op := range []string{"open", "read"} {
+			for _, shortage := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
+				w := newWorld(t, afero.NewMemMapFs(), "/srv")
+				stamp := w.create(t, w.small(t)).Stamp
+				before := w.liveState(t)
+				met := false
+				s := w.faulty(t, func(o, p string) error {
+					if o != op || p != w.snapshot(stamp, file) {
+						return nil
+					}
+					met = true
 					return shortage
+				})
+				for _, level := range []backup.Level{backup.ValidateStructure, backup.ValidateQuick, backup.ValidateFull} {
+					met = false
+					r, err := s.Validate(t.Context(), stamp, &backup.ValidateOptions{Level: level})
+					if met && (r != nil || !errors.Is(err, shortage)) {
+						t.Errorf("%s %s: validate (%v): got %+v, %v; want %v", op, file, level, r, err, shortage)
+					}
 				}
-				return nil
-			})
-			if r, err := s.Validate(t.Context(), stamp, nil); r != nil || !errors.Is(err, shortage) {
-				t.Errorf("%s: validate: got %+v, %v; want %v", file, r, err, shortage)
-			}
-			if _, err := s.Restore(t.Context(), stamp, confirmed); !errors.Is(err, shortage) || errors.Is(err, backup.ErrInvalidSnapshot) {
-				t.Errorf("%s: restore: got %v, want %v", file, err, shortage)
-			}
-			if diff := cmp.Diff(w.liveState(t), before); diff != "" {
-				t.Errorf("%s: live state (-got +want):\n%s", file, diff)
+				if !met {
+					t.Errorf("%s: no %s", file, op)
+				}
+				if _, err := s.Restore(t.Context(), stamp, confirmed); !errors.Is(err, shortage) || errors.Is(err, backup.ErrInvalidSnapshot) {
+					t.Errorf("%s %s: restore: got %v, want %v", op, file, err, shortage)
+				}
+				if diff := cmp.Diff(w.liveState(t), before); diff != "" {
+					t.Errorf("%s %s: live state (-got +want):\n%s", op, file, diff)
+				}
 			}
 		}
 	}

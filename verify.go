@@ -166,7 +166,9 @@ func (v *verifier) entry(e *entry, at place, fi fileInfo) bool {
 		return false
 	case e.Type == typeLink:
 		target, err := at.dir.readlink(at.name)
-		if err != nil || target != string(e.Target) {
+		if isShortage(err) {
+			v.unreadable(e, err)
+		} else if err != nil || target != string(e.Target) {
 			v.add(e, CodeTypeMismatch, "not the link that was copied")
 		}
 		return false
@@ -221,7 +223,10 @@ func (v *verifier) content(e *entry, at place, fi fileInfo, read *tally) {
 	}
 	var problems []Problem
 	check := func() {
-		problems, _ = checkCopy(v.ctx, v.crew, f, info.size, v.level, v.hostCheck(e)) // an error is the context's
+		var err error
+		if problems, err = checkCopy(v.ctx, v.crew, f, info.size, v.level, v.hostCheck(e)); isShortage(err) {
+			v.unreadable(e, err)
+		} // any other is the context's
 	}
 	if info.size < handfulBytes {
 		compare()

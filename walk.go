@@ -82,6 +82,10 @@ func exceptGone(_ string, err error) error {
 	return err
 }
 
+// exceptDamage is a lostFunc that passes over what cannot be read, unless that is for
+// a shortage: what it hides may be what is looked for.
+func exceptDamage(_ string, err error) error { return onlyShortage(err) }
+
 // walk calls fn for name and, if it is a directory, for all that is below
 // it: parents before children, sorted. If fn returns [fs.SkipDir] for a
 // directory, what is in it is passed over. Each directory is opened once and
