@@ -98,11 +98,34 @@ func (p Problem) Unwrap() error { return p.Code }
 
 // joinProblems returns nil, or the problems as one error.
 func joinProblems(problems []Problem) error {
-	errs := make([]error, len(problems))
-	for i, p := range problems {
+	if len(problems) == 0 {
+		return nil
+	}
+	return &joinedProblems{problems}
+}
+
+// joinedProblems is what [errors.Join] makes of problems, but for a text that has
+// an end: of a snapshot whose files are gone, all are missing.
+type joinedProblems struct{ problems []Problem }
+
+func (j *joinedProblems) Error() string {
+	const told = 20
+	var lines []string
+	for _, p := range j.problems[:min(len(j.problems), told)] {
+		lines = append(lines, p.Error())
+	}
+	if more := len(j.problems) - told; more > 0 {
+		lines = append(lines, fmt.Sprintf("and %d more problems", more))
+	}
+	return strings.Join(lines, "\n")
+}
+
+func (j *joinedProblems) Unwrap() []error {
+	errs := make([]error, len(j.problems))
+	for i, p := range j.problems {
 		errs[i] = p
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 // Why an operation was refused or could not be finished. I/O failures stay

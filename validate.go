@@ -27,7 +27,8 @@ type Report struct {
 	Snapshot *Snapshot `json:"metadata"` // nil if there is none to be read
 }
 
-// Err returns nil, or the problems as one error.
+// Err returns nil, or the problems as one error, which is each of their codes. Its
+// text names the first twenty.
 func (r *Report) Err() error { return joinProblems(r.Problems) }
 
 // MarshalJSON adds "errors", the codes of the problems, as the Python module

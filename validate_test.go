@@ -1241,3 +1241,27 @@ func TestManifestThatCannotBeReadIsNotCalledInvalid(t *testing.T) {
 		}
 	}
 }
+
+// The error of a report has an end, and says of all problems which they are.
+func TestErrorOfManyProblems(t *testing.T) {
+	r := backup.Report{}
+	for i := range 100_000 {
+		r.Problems = append(r.Problems, backup.Problem{Code: backup.CodeFileMissing, Source: "tree", Path: fmt.Sprintf("tree/%06d", i)})
+	}
+	r.Problems = append(r.Problems, backup.Problem{Code: backup.CodeDatabaseCorrupt, Source: "db", Path: "db/app.db"})
+	err := r.Err()
+	if !errors.Is(err, backup.CodeFileMissing) || !errors.Is(err, backup.CodeDatabaseCorrupt) || errors.Is(err, backup.CodeTreeMissing) {
+		t.Error("it has other codes")
+	}
+	lines := strings.Split(err.Error(), "\n")
+	if len(lines) != 21 || lines[0] != r.Problems[0].Error() || lines[20] != "and 99981 more problems" {
+		t.Errorf("got %d lines, the last %q", len(lines), lines[len(lines)-1])
+	}
+	r.Problems = r.Problems[:2]
+	if got, want := r.Err().Error(), errors.Join(r.Problems[0], r.Problems[1]).Error(); got != want {
+		t.Errorf("of two: got %q, want %q", got, want)
+	}
+	if err := (&backup.Report{}).Err(); err != nil {
+		t.Errorf("of none: %v", err)
+	}
+}
