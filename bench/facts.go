@@ -43,7 +43,7 @@ func (l *lab) facts() []fact {
 	for _, name := range slices.Sorted(maps.Keys(l.rivals)) {
 		facts = append(facts, fact{name, l.rivals[name]})
 	}
-	names := fact{"cached names and inodes", "dropped before each run"}
+	names := fact{"cached names and inodes", "dropped before each run, and free memory put together"}
 	if l.keepsNames {
 		names.value = "left as they were: to drop them takes root, and Linux"
 	}

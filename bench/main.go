@@ -9,10 +9,10 @@
 // work to the end of the last sync. The contenders of a workload take turns, from
 // the first to the last and back. Their input, such as a snapshot before, has been
 // read, so that it is in the page cache, what others have written has been synced,
-// what the kernel remembers of other files has been dropped if we are root, and
-// there is free memory that has been in use: see forgetNames and useMemory. A rival
-// that is not installed is left out with a line that says so; to measure on XFS
-// takes root and mkfs.xfs.
+// what the kernel remembers of other files has been dropped if we are root, and its
+// free memory been put together, some of which has been in use: see forgetNames and
+// useMemory. A rival that is not installed is left out with a line that says so; to
+// measure on XFS takes root and mkfs.xfs.
 //
 // Those that are Go modules are built from the directory rivals, as programs
 // of their own: what they link must not count as our memory.
@@ -56,7 +56,7 @@ func main() {
 }
 
 const (
-	defaultRuns = 7
+	defaultRuns = 5
 	defaultSize = 500 // MB
 )
 
