@@ -23,7 +23,7 @@ type target struct {
 	device       any         // of a tree, on which it begins
 	tellsChanges bool        // of a tree: see dir.tellsChanges
 	volume       string      // of a tree: see dir.volume
-	known        cursor      // of a tree, for its scan
+	known        cursor      // of a tree: where its scan is in an earlier snapshot
 	databases    []place     // of a tree, the ones to pin before anything is copied
 	skipped      []string    // of a tree, what is neither file, directory nor link
 	release      func()      // ends its quiescence

@@ -75,7 +75,7 @@ type heldFiles struct {
 	short error        // the shortage for which not all are known
 }
 
-// none reports whether any file may be opened.
+// none reports whether there are none, as far as can be told.
 func (h heldFiles) none() bool { return len(h.files) == 0 && h.short == nil }
 
 // check refuses to open a file that another driver has, or may have.
