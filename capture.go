@@ -205,9 +205,11 @@ func (c *capture) scan(ctx context.Context, t *target) error {
 				}
 			}
 		}}
-		return candidates.end(t.dir.walk(ctx, t.name, func(at place, name string, fi fileInfo) error {
-			return c.count(t, candidates, at, name, fi)
-		}, c.laterNoted))
+		return candidates.gather(func() error {
+			return t.dir.walk(ctx, t.name, func(at place, name string, fi fileInfo) error {
+				return c.count(t, candidates, at, name, fi)
+			}, c.laterNoted)
+		})
 	})
 	slices.SortFunc(t.databases, func(a, b place) int { return cmp.Compare(a.name, b.name) })
 	t.databases = t.databases[:min(len(t.databases), maxPins)]

@@ -32,7 +32,7 @@ func (c *copier) copyTree(ctx context.Context) error {
 				fail(err)
 			}
 		}}
-		return files.end(tc.walk(ctx, files))
+		return files.gather(func() error { return tc.walk(ctx, files) })
 	})
 	if err == nil {
 		err = tc.copyLater(ctx)

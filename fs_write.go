@@ -81,17 +81,20 @@ func (d *dir) createCopy(name string, src io.ReaderAt, size int64, fill func(dst
 	if err != nil {
 		return err
 	}
+	filled := false
 	defer func() {
+		if !filled { // but panicked
+			f.Close()
+		}
 		if err != nil {
 			err = errors.Join(err, ignoreNotExist(d.remove(name)))
 		}
 	}()
+	err = fill(f)
+	filled = true
 	// A failed sync is final: a second one may succeed without the data
 	// having reached the disk.
-	if err := errors.Join(fill(f), d.syncFile(f), f.Close()); err != nil {
-		return err
-	}
-	return nil
+	return errors.Join(err, d.syncFile(f), f.Close())
 }
 
 // replaceFile gives the file name new content, durably: after a crash it has

@@ -11,7 +11,8 @@ type gatherer struct {
 	crew *crew
 	work func(files []found) // done by a member
 
-	from  *dir // where the files are
+	from  *dir   // where the files are
+	letGo func() // of from, for who works on them
 	files []found
 	bytes int64
 	spare sync.Pool // of *[]found: what has been worked on
@@ -37,7 +38,8 @@ func (g *gatherer) add(at place, path string, fi fileInfo) {
 		g.flush()
 	}
 	if len(g.files) == 0 {
-		g.from = at.dir.retain() // the walk goes on
+		g.from = at.dir
+		g.letGo = sync.OnceFunc(at.dir.retain().close) // the walk goes on
 		if spare, ok := g.spare.Get().(*[]found); ok {
 			g.files = *spare
 		}
@@ -63,29 +65,33 @@ func (g *gatherer) addAlone(at place, path string, fi fileInfo) {
 	g.bytes = handfulBytes // or more
 }
 
-// end is for the end of the walk: unless that has failed, the rest is worked
-// on.
-func (g *gatherer) end(err error) error {
+// gather has what a walk adds worked on, unless that fails.
+func (g *gatherer) gather(walk func() error) error {
+	defer func() { // also in a panic
+		if g.letGo != nil {
+			g.letGo()
+		}
+	}()
+	err := walk()
 	if err == nil {
 		g.flush()
-	} else if g.from != nil {
-		g.from.close()
 	}
 	return err
 }
 
 // flush has what was added worked on.
 func (g *gatherer) flush() {
-	from, files := g.from, g.files
+	letGo, files := g.letGo, g.files
 	g.from, g.files, g.bytes = nil, nil, 0
 	if len(files) == 0 {
 		return
 	}
 	g.crew.start(func() {
-		defer from.close()
+		defer letGo()
 		g.work(files)
 		clear(files)
 		files = files[:0]
 		g.spare.Put(&files)
 	})
+	g.letGo = nil // which would still be ours, had start panicked
 }

@@ -163,7 +163,7 @@ func (v *verifier) compareSwap(sw *swap, in string, entries manifest) error {
 	to := &trail{root: root}
 	defer to.close()
 	files := v.reader(entries)
-	return files.end(v.compareEntries(sw, to, files))
+	return files.gather(func() error { return v.compareEntries(sw, to, files) })
 }
 
 func (v *verifier) compareEntries(sw *swap, to *trail, files *gatherer) error {

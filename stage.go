@@ -112,7 +112,7 @@ func (r *restorer) stageEntries(ctx context.Context, sw *swap) error {
 				fail(err)
 			}
 		}}
-		return files.end(st.walk(ctx, files))
+		return files.gather(func() error { return st.walk(ctx, files) })
 	})
 	if err != nil {
 		return err

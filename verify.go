@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"io/fs"
 	"path"
 	"slices"
 	"strings"
@@ -96,28 +95,31 @@ func (v *verifier) walk(d *dir, entries manifest) (present map[*entry]bool, err 
 	present = make(map[*entry]bool, len(entries))
 	files := v.reader(entries)
 	known := cursor{in: entries}
-	err = d.walk(v.ctx, ".", func(at place, name string, fi fileInfo) error {
-		if name == "." || name == metadataName || name == manifestName {
-			return nil
-		}
-		if e, ok := known.find(name); ok {
-			present[e] = true
-			if v.entry(e, at, fi) {
-				v.read(files, e, at, fi)
+	return present, files.gather(func() error {
+		return d.walk(v.ctx, ".", func(at place, name string, fi fileInfo) error {
+			if name == "." || name == metadataName || name == manifestName {
+				return nil
 			}
-			return nil
-		}
-		if v.legacy {
-			return nil
-		}
-		src, _, _ := strings.Cut(name, "/")
-		v.problems = append(v.problems, Problem{Code: CodeUnexpectedFile, Source: src, Path: name})
-		if fi.isDir() {
-			return fs.SkipDir
-		}
-		return nil
-	}, exceptGone) // what vanished is missing, if it belonged
-	return present, files.end(err)
+			if e, ok := known.find(name); ok {
+				present[e] = true
+				if v.entry(e, at, fi) {
+					v.read(files, e, at, fi)
+				}
+				return nil
+			}
+			if v.legacy {
+				return nil
+			}
+			return v.unexpected(name, fi)
+		}, exceptGone) // what vanished is missing, if it belonged
+	})
+}
+
+// unexpected notes what does not belong.
+func (v *verifier) unexpected(name string, fi fileInfo) error {
+	src, _, _ := strings.Cut(name, "/")
+	v.problems = append(v.problems, Problem{Code: CodeUnexpectedFile, Source: src, Path: name})
+	return skip(fi)
 }
 
 // read has the bytes of an entry read.
