@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 )
 
 // A target is a source as it lies on the file system.
@@ -46,7 +47,8 @@ const (
 // A capture copies targets into the directory of a new snapshot.
 type capture struct {
 	*Store
-	lenient bool // a safety snapshot: no state is too bad to be copied
+	now     time.Time // when it began
+	lenient bool      // a safety snapshot: no state is too bad to be copied
 	depth   scanDepth
 	targets []*target
 
@@ -432,7 +434,7 @@ func (c *capture) copyTarget(ctx context.Context, t *target) error {
 // copyAlone copies a Database or a File into a directory of its own.
 func (c *copier) copyAlone(ctx context.Context) error {
 	t, to := c.t, c.t.copyPath()
-	if _, err := c.makeDir(t.Name, fileInfo{mode: 0o700, mtime: c.cfg.Now()}); err != nil {
+	if _, err := c.makeDir(t.Name, fileInfo{mode: 0o700, mtime: c.now}); err != nil {
 		return err
 	}
 	var err error

@@ -796,14 +796,14 @@ func TestCleanupRemovesNothingButWhatItListed(t *testing.T) {
 		stamps := w.createOn(t, other, day("2026-04-01"), day("2026-04-02"), day("2026-04-03"))
 		var made *backup.Snapshot
 		s := w.onRemoval(t, func() {
-			now := w.now
-			defer func() { w.now = now }()
+			listed := w.listed(t, other, stamps[1])
 			if err := other.Delete(t.Context(), stamps[1]); err != nil {
-				t.Fatal(err)
+				t.Error(err)
+				return
 			}
-			w.createOn(t, w.store(t, func(cfg *backup.Config) {
-				cfg.Now = func() time.Time { return day("2026-04-02").Add(time.Second / 2) }
-			}), day("2026-04-02"))
+			w.create(t, w.store(t, func(cfg *backup.Config) {
+				cfg.Now = func() time.Time { return listed.CreatedAt.Add(time.Second / 2) }
+			}))
 			made = w.listed(t, other, stamps[1])
 		})
 		got := w.cleanup(t, s, removeAllButNewest, backup.Cleanup{Kept: 2, Deleted: 1})

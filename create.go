@@ -159,11 +159,11 @@ func (ss *session) create(ctx context.Context, req createRequest) (*Snapshot, er
 func (ss *session) createOnce(ctx context.Context, req createRequest) (snap *Snapshot, err error) {
 	c := ss.newCapture(req)
 	defer c.close()
+	c.now = ss.cfg.Now()
 	if err := ss.measure(ctx, c, req); err != nil {
 		return nil, err
 	}
-	now := ss.cfg.Now()
-	stamp, out, err := ss.claim(ctx, now)
+	stamp, out, err := ss.claim(ctx, c.now)
 	if err != nil {
 		return nil, err
 	}
@@ -187,7 +187,7 @@ func (ss *session) createOnce(ctx context.Context, req createRequest) (snap *Sna
 		Format: metadataFormat, Stamp: stamp, Origin: req.Origin, Pinned: req.Pin, Labels: req.Labels,
 		Level: req.Level, Sources: ss.states(c), PosixNames: c.entries.posixNames(), Boot: ss.snapshots.bootID(), Volumes: c.volumes(),
 	}
-	m.CreatedAt = now.UTC().Round(0)
+	m.CreatedAt = c.now.UTC().Round(0)
 	if err := ss.writeManifest(ctx, out, c.entries, m); err != nil {
 		return nil, err
 	}
@@ -227,7 +227,7 @@ func (ss *session) measure(ctx context.Context, c *capture, req createRequest) (
 			return err
 		}
 	}
-	if c.previous, err = ss.findPrevious(ctx, c.clones == clonesAlways, req.sources); err != nil {
+	if c.previous, err = ss.findPrevious(ctx, c.now, c.clones == clonesAlways, req.sources); err != nil {
 		return err
 	}
 	if err := c.locateSources(ctx, req.sources); err != nil {

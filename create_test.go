@@ -1157,7 +1157,7 @@ func TestErrorsNameTheSnapshot(t *testing.T) {
 		}
 		return nil
 	})
-	if _, err := s.Create(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "backup: create: 20260411T100400Z: copy source") {
+	if _, err := s.Create(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "backup: create: 20260411T100200Z: copy source") {
 		t.Errorf("create: %v", err)
 	}
 	if _, err := s.Validate(t.Context(), stamp, nil); err == nil || !strings.Contains(err.Error(), "backup: validate "+stamp+": ") {

@@ -18,7 +18,7 @@ import (
 // that is in use, or that cannot be read, is passed over: nothing depends on it.
 // (A power cut may set the times of a file back, and leave what was written: see
 // fdatasync(2). So those of before tell nothing.)
-func (ss *session) findPrevious(ctx context.Context, clones bool, sources []Source) (map[string]*loaded, error) {
+func (ss *session) findPrevious(ctx context.Context, now time.Time, clones bool, sources []Source) (map[string]*loaded, error) {
 	wanted := make(map[string]bool)
 	for i := range sources {
 		src := &sources[i]
@@ -36,8 +36,8 @@ func (ss *session) findPrevious(ctx context.Context, clones bool, sources []Sour
 		return nil, err
 	}
 	const most = 100 // are looked at: a tree that none of them has is not worth more
-	now := formatStamp(ss.cfg.Now())
-	names = slices.DeleteFunc(names, func(name string) bool { return name > now }) // none of ours, or the clock was wrong
+	newest := formatStamp(now)
+	names = slices.DeleteFunc(names, func(name string) bool { return name > newest }) // none of ours, or the clock was wrong
 	for _, stamp := range slices.Backward(names[max(0, len(names)-most):]) {
 		if err := ctx.Err(); err != nil || len(wanted) == 0 {
 			return previous, err
