@@ -578,6 +578,22 @@ func (w *world) nativePath(name string) string {
 	return w.path(name)
 }
 
+// clones reports whether copies of the world's files are clones, as they are on XFS
+// and on macOS. A clone is of one instant: nothing changes under it.
+func (w *world) clones(t *testing.T) bool {
+	t.Helper()
+	switch w.fs.(type) {
+	case *afero.OsFs, *afero.BasePathFs:
+	default:
+		return false
+	}
+	clones, err := backup.ClonesIn(w.nativePath("."))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return clones
+}
+
 // replace gives a file new content as a careful program does: by a rename.
 func (w *world) replace(t *testing.T, name, content string) {
 	t.Helper()
