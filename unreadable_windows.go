@@ -14,4 +14,7 @@ var mediumErrors = []error{
 }
 
 // shortages are what a system answers that has no more handles or memory.
-var shortages = []error{windows.ERROR_TOO_MANY_OPEN_FILES, windows.ERROR_NOT_ENOUGH_MEMORY, windows.ERROR_NO_SYSTEM_RESOURCES}
+var shortages = []error{
+	syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, // of a file system of the host's
+	windows.ERROR_TOO_MANY_OPEN_FILES, windows.ERROR_NOT_ENOUGH_MEMORY, windows.ERROR_NO_SYSTEM_RESOURCES,
+}
