@@ -126,7 +126,8 @@ func (r *retention) resolve() (backup.Retention, error) {
 }
 
 // readSettings reads a configuration file. Relative paths in it become
-// relative to the working directory instead of the file's.
+// relative to the working directory instead of the file's. (That may be reached
+// through a link: what is above it is then above what the link leads to.)
 func readSettings(file string) (*settings, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -136,11 +137,15 @@ func readSettings(file string) (*settings, error) {
 	if err != nil {
 		return nil, err
 	}
+	dir, err := filepath.EvalSymlinks(filepath.Dir(file))
+	if err != nil {
+		return nil, err
+	}
 	from := func(p string) string {
 		if p == "" || filepath.IsAbs(p) {
 			return p
 		}
-		return filepath.Join(filepath.Dir(file), p)
+		return filepath.Join(dir, p)
 	}
 	s.Dir = from(s.Dir)
 	for i := range s.Sources {

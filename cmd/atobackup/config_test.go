@@ -87,6 +87,22 @@ func TestConfigFile(t *testing.T) {
 	diffConfig(t, got, want)
 }
 
+// A configuration file in a directory that is reached through a link speaks of what
+// is above that, as it would if that were the working directory.
+func TestConfigFileInALinkedDirectory(t *testing.T) {
+	w := newWorld(t)
+	w.write(t, "real/app/etc/backup.json", `{"dir": "../backups", "sources": [{"name": "db", "kind": "database", "path": "../data/app.db"}]}`)
+	if err := os.Symlink("real/app/etc", w.path("etc")); err != nil {
+		t.Skip(err)
+	}
+	got := configOf(t, "-config", w.path("etc/backup.json"))
+	diffConfig(t, got, backup.Config{
+		Dir:       w.path("real/app/backups"),
+		Sources:   []backup.Source{{Name: "db", Kind: backup.Database, Path: w.path("real/app/data/app.db")}},
+		Retention: backup.DefaultRetention(),
+	})
+}
+
 // The manual's example is one that works.
 func TestConfigOfManual(t *testing.T) {
 	manual, err := os.ReadFile("doc.go")

@@ -39,7 +39,11 @@ const configJSON = `{
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{root: t.TempDir(), now: time.Date(2026, 4, 11, 13, 0, 0, 0, time.UTC)}
+	root, err := filepath.EvalSymlinks(t.TempDir()) // which is behind a link on macOS
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{root: root, now: time.Date(2026, 4, 11, 13, 0, 0, 0, time.UTC)}
 	w.write(t, "backup.json", configJSON)
 	w.write(t, "config/registry.json", `{"projects": ["p1"]}`)
 	w.write(t, "chroma/collection/data.bin", strings.Repeat("\x00\x01", 512))

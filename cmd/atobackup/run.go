@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -76,8 +77,10 @@ func (p *program) run(ctx context.Context, args []string) int {
 // wantsJSON reads -json off arguments that could not be parsed.
 func wantsJSON(args []string) bool {
 	for _, arg := range args {
-		if arg == "-json" || arg == "--json" {
-			return true
+		name, value, given := strings.Cut(arg, "=")
+		if name == "-json" || name == "--json" {
+			wants, err := strconv.ParseBool(value)
+			return !given || err == nil && wants
 		}
 	}
 	return false

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -192,12 +193,16 @@ func TestJSONAlways(t *testing.T) {
 		{exitUsage, []string{"validate"}, nil},
 		{exitUsage, []string{"validate", "nonsense"}, nil},
 		{exitUsage, []string{"create", "-nonsense"}, nil},
+		{exitUsage, []string{"create", "-json=true", "-nonsense"}, nil},
 		{exitUsage, []string{"create", "-level", "nonsense"}, nil},
 		{exitUsage, []string{"nonsense"}, nil},
 		{exitUsage, []string{"create", "-source", "name=x"}, nil},
 		{exitUsage, []string{"create", "-config", "/nonexistent"}, nil},
 	} {
-		got := w.must(t, test.code, append(test.args, "--json")...)
+		if !slices.Contains(test.args, "-json=true") {
+			test.args = append(test.args, "--json")
+		}
+		got := w.must(t, test.code, test.args...)
 		fields := got.fields(t)
 		if _, ok := fields["error"]; ok != (test.code != exitDone) {
 			t.Errorf("%q: error is %v with exit code %d", test.args, fields["error"], test.code)
