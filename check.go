@@ -54,9 +54,14 @@ func checkCopy(ctx context.Context, crew *crew, r io.ReaderAt, size int64, level
 	if err != nil {
 		problems = problemOf("check", err)
 	}
-	// SQLite describes a page that could not be read as if it were damaged.
-	if err := conn.Close(); err != nil {
-		problems, err = unreadOr(err)
+	switch closeErr := conn.Close(); {
+	case errors.Is(closeErr, errPanicked): // as the check did: nothing is to be had of this connection any more
+		_ = conn.release()
+		if len(problems) == 0 {
+			problems = problemOf("close", closeErr)
+		}
+	case closeErr != nil: // SQLite describes a page that could not be read as if it were damaged
+		problems, err = unreadOr(closeErr)
 		return problems, cmp.Or(err, ctx.Err())
 	}
 	return problems, ctx.Err()

@@ -118,11 +118,14 @@ func TestIndexedExpressionThatFailsIsFound(t *testing.T) {
 func TestCheckThatIsNotFinishedIsAProblem(t *testing.T) {
 	const outOfMemory = `CREATE TABLE t (x); INSERT INTO t VALUES (1), (2); CREATE INDEX i ON t (x + 1); PRAGMA writable_schema=ON;
 		UPDATE sqlite_schema SET sql = replace(sql, 'x + 1', 'length(hex(zeroblob(499000000)))')`
+	deeper := `CREATE TABLE t (x CHECK (1)); INSERT INTO t VALUES (1); PRAGMA writable_schema=ON;
+		UPDATE sqlite_schema SET sql = replace(sql, 'CHECK (1)', 'CHECK (` + strings.Repeat("(", 900) + "x" + strings.Repeat(" + 1)", 900) + `)')`
 	for name, c := range map[string]struct {
 		sql   string
 		check func(context.Context, *sqlite3.Conn) error
 		want  string
 	}{
+		"deeper_than_the_drivers_stack": {deeper, nil, "panic"}, // and it panics when it is closed, too
 		"host_leaves_a_statement": {"CREATE TABLE t (x); INSERT INTO t VALUES (1), (2)", func(_ context.Context, c *sqlite3.Conn) error {
 			stmt, _, err := c.Prepare("SELECT x FROM t")
 			if err == nil {

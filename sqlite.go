@@ -55,6 +55,8 @@ func (src *Source) suffixes() []string {
 	return []string{""}
 }
 
+var errPanicked = errors.New("sqlite: panic")
+
 // guard calls fn and makes an error of a panic: the driver panics when
 // SQLite runs out of memory, and a malformed database must not be able to
 // take the host down. Nor must whoever truncates the index of a WAL, which the
@@ -63,7 +65,7 @@ func guard(fn func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("sqlite: panic: %v", r)
+			err = fmt.Errorf("%w: %v", errPanicked, r)
 		}
 	}()
 	return fn()
