@@ -97,8 +97,10 @@ type Source struct {
 
 	// DB is the host's own handle on a Database, on any driver. If not nil,
 	// the database is captured through it, by VACUUM INTO, and its file is
-	// never opened by this library while Create runs. Hosts on a driver
-	// other than ncruces/go-sqlite3 need it: see the package comment.
+	// never opened by this library while Create runs. That takes a connection
+	// of the pool: if none is free for BusyTimeout, Create answers [ErrBusy].
+	// Hosts on a driver other than ncruces/go-sqlite3 need it: see the package
+	// comment.
 	DB *sql.DB
 
 	// Check is the host's own test of a copy of a Database, after SQLite's:

@@ -171,7 +171,7 @@ func (c *copier) vacuum(ctx context.Context, native string, f afero.File) error 
 	if err != nil {
 		return err
 	}
-	conn, err := c.t.DB.Conn(ctx)
+	conn, err := hostConn(ctx, c.t.DB, c.cfg.BusyTimeout)
 	if err != nil {
 		return sourceError{hostBusy(err)}
 	}

@@ -8,9 +8,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ncruces/go-sqlite3"
 	"github.com/ncruces/go-sqlite3/driver"
+
+	"github.com/atocore/backup"
 )
 
 // openSQL opens a database through database/sql.
@@ -66,6 +69,35 @@ func TestDatabaseIsCapturedThroughTheHostsHandle(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The one connection of a pool is in use, here by who holds the writers off: that is
+// not waited for without an end.
+func TestHandleWithoutAFreeConnectionIsBusy(t *testing.T) {
+	w := osWorld(t)
+	w.exec(t, "app.db", "CREATE TABLE t (x)")
+	source := w.database("app.db")
+	source.DB = openSQL(t, w.path("app.db"))
+	source.DB.SetMaxOpenConns(1)
+	source.Quiesce = func(ctx context.Context) (func(), error) {
+		tx, err := source.DB.BeginTx(ctx, nil)
+		return func() {
+			if err := tx.Rollback(); err != nil {
+				t.Error(err)
+			}
+		}, err
+	}
+	s := w.store(t, withSources(source), func(cfg *backup.Config) { cfg.BusyTimeout = time.Millisecond })
+	err := endsSoon(t, func(ctx context.Context) error {
+		_, err := s.Create(ctx, nil)
+		return err
+	})
+	if !errors.Is(err, backup.ErrBusy) {
+		t.Errorf("got %v, want %v", err, backup.ErrBusy)
+	}
+	w.mustHaveNoSnapshots(t)
+	source.DB.SetMaxOpenConns(2)
+	mustCreate(t, w.store(t, withSources(source)))
 }
 
 func TestHandleOnAnotherFileIsRefused(t *testing.T) {

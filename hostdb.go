@@ -13,6 +13,18 @@ import (
 	"github.com/ncruces/go-sqlite3"
 )
 
+// hostConn takes a connection from the host's pool, if one is free soon enough: the
+// writers of other databases may have to wait for as long.
+func hostConn(ctx context.Context, db *sql.DB, patience time.Duration) (*sql.Conn, error) {
+	soon, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	conn, err := db.Conn(soon)
+	if err != nil && soon.Err() != nil && ctx.Err() == nil {
+		return nil, fmt.Errorf("%w: no connection of its DB is free: let the pool have one more than the service and Quiesce hold", ErrBusy)
+	}
+	return conn, err
+}
+
 // vacuumInto copies, through the host's own driver, the database whose file
 // is want, and reports whether it is in WAL mode. It waits for a lock as long
 // as we would, whatever the host's connections do: modernc's by default wait
