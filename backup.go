@@ -238,6 +238,9 @@ func (cfg *Config) normalize() error {
 			if src.clashes(other.Path, other.Kind) {
 				mistake("source %d, %q: its path and that of %q contain one another, and the outer one is no tree", i, src.Name, other.Name)
 			}
+			if src.isSidecarOf(&other) || other.isSidecarOf(src) {
+				mistake("source %d, %q: one of it and %q is a sidecar of the other: a Database has its -wal, -shm and -journal", i, src.Name, other.Name)
+			}
 		}
 		if cfg.Dir != "" && src.Path != "" && (within(src.Path, cfg.Dir) || src.Kind != Tree && within(cfg.Dir, src.Path)) {
 			mistake("source %d, %q: its path lies in dir: keep what is backed up out of the backups", i, src.Name)
@@ -287,6 +290,12 @@ func (src *Source) clashes(other string, kind Kind) bool {
 		return kind != Tree || within(other, src.Path)
 	}
 	return within(other, src.Path) && src.Kind != Tree
+}
+
+// isSidecarOf reports whether the source is what SQLite keeps beside a Database.
+func (src *Source) isSidecarOf(db *Source) bool {
+	suffix, ok := strings.CutPrefix(src.Path, db.Path)
+	return ok && db.Kind == Database && db.Path != "" && slices.Contains(sidecars, suffix)
 }
 
 // within reports whether p is dir or below it.

@@ -94,6 +94,12 @@ func TestNew(t *testing.T) {
 		{"path_with_nul", withSource("x", backup.File, "/f\x00"), []string{`"x"`, "NUL"}},
 		{"path_twice", withSource("x", backup.File, "/srv/data/./app.db"), []string{`"x"`, `"db"`}},
 		{"path_below_a_file", withSource("x", backup.File, "/srv/data/app.db/x"), []string{`"x"`, `"db"`}},
+		{"path_of_a_sidecar", withSource("x", backup.File, "/srv/data/app.db-wal"), []string{`"x"`, `"db"`, "sidecar"}},
+		{"path_of_a_database_with_a_sidecar", withSource("x", backup.Database, "/srv/config/registry.json-wal"), nil},
+		{"sidecar_before_its_database", func(cfg *backup.Config) {
+			cfg.Sources[1].Path = "/srv/log.db-shm"
+			withSource("x", backup.Database, "/srv/log.db")(cfg)
+		}, []string{`"x"`, `"config"`, "sidecar"}},
 		{"tree_twice", withSource("x", backup.Tree, "/srv/vectors/"), []string{`"x"`, `"vectors"`}},
 		{"path_within_dir", withSource("x", backup.File, "/srv/backups/f"), []string{`"x"`, "dir"}},
 		{"path_is_dir", withSource("x", backup.Tree, "/srv/backups"), []string{`"x"`, "dir"}},

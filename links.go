@@ -2,6 +2,7 @@ package backup
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -75,6 +76,23 @@ func realPath(fsys afero.Fs, p string) string {
 		return p
 	}
 	return realNative(native)
+}
+
+// checkApart refuses sources that lead to one place, as through symbolic links: each
+// would be copied under the pin of the other, and restored over it. (New refuses
+// those that are so by their paths alone.)
+func (s *Store) checkApart(sources []*Source) error {
+	taken := make(map[string]string) // by what source
+	for _, src := range sources {
+		real := realPath(s.cfg.Fs, src.Path)
+		for _, suffix := range src.suffixes() {
+			if other, ok := taken[real+suffix]; ok {
+				return fmt.Errorf("sources %q and %q both lead to %s: configure one of them", other, src.Name, real+suffix)
+			}
+			taken[real+suffix] = src.Name
+		}
+	}
+	return nil
 }
 
 func realNative(native string) string {

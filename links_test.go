@@ -144,3 +144,44 @@ func TestStoreOnAReadOnlyFsIsReadOnly(t *testing.T) {
 	}
 	w.mustHaveNoSnapshots(t)
 }
+
+// Two sources that lead to one file would be pinned under one name, and be restored
+// over each other.
+func TestSourcesThatLeadToOnePlaceAreRefused(t *testing.T) {
+	w := osWorld(t)
+	w.seed(t)
+	w.symlink(t, "data", "linked")
+	w.symlink(t, "../data/atocore.db", "links/current.db")
+	alias := w.database("links/current.db")
+	alias.Name = "alias"
+	for name, other := range map[string]backup.Source{
+		"by_its_own_link":   alias,
+		"by_a_directory":    {Name: "alias", Kind: backup.Database, Path: w.path("linked/atocore.db")},
+		"as_a_sidecar":      {Name: "alias", Kind: backup.File, Path: w.path("linked/atocore.db-wal"), Optional: true},
+		"as_another_source": {Name: "alias", Kind: backup.File, Path: w.path("links/current.db")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := w.database("data/atocore.db")
+			snap, err := w.store(t, withSources(db, other)).Create(t.Context(), nil)
+			if err == nil || !strings.Contains(err.Error(), `"db" and "alias"`) {
+				t.Errorf("create: %v, %v", snap, err)
+			}
+			other.OnRequest = true // so that a snapshot may have the one, and then the other
+			s := w.store(t, withSources(db, other))
+			stamp := mustCreate(t, s).Stamp
+			if _, err := s.Restore(t.Context(), stamp, confirmed); err != nil {
+				t.Errorf("restore of the one: %v", err)
+			}
+		})
+	}
+	// That one had both when they were two.
+	both := withSources(w.file("config/project-registry.json"), backup.Source{Name: "alias", Kind: backup.File, Path: w.path("config/copy.json")})
+	w.write(t, "config/copy.json", "another")
+	stamp := mustCreate(t, w.store(t, both)).Stamp
+	w.drop(t, "config/copy.json")
+	w.symlink(t, "project-registry.json", "config/copy.json")
+	_, err := w.store(t, both).Restore(t.Context(), stamp, quickly)
+	if err == nil || !strings.Contains(err.Error(), `"file" and "alias"`) {
+		t.Errorf("restore of both: %v", err)
+	}
+}

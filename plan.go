@@ -22,6 +22,9 @@ type stagedEntry struct {
 
 // plan says in the journal what is to be exchanged, and where.
 func (r *restorer) plan() error {
+	if err := r.checkApart(r.sources); err != nil {
+		return err
+	}
 	id := make([]byte, 8)
 	rand.Read(id) // never fails: see crypto/rand
 	for _, src := range r.sources {
