@@ -52,10 +52,10 @@
 //     those in a Tree with Quiesce, and all but the first 64 in a Tree, wait
 //     for their turn.)
 //   - A database within a Tree is known by its header and copied in the same
-//     way, without its -wal, -shm and -journal. (But for those in a snapshot,
-//     of another store: what lies in snapshots/STAMP/ is copied like any other
-//     file, with what is beside it.) One that is configured as a File is
-//     refused.
+//     way, without its -wal, -shm and -journal, as what is so named beside it
+//     is taken to be. (But for those in a snapshot, of another store: what
+//     lies in snapshots/STAMP/ is copied like any other file, with what is
+//     beside it.) One that is configured as a File is refused.
 //   - Nothing is torn in silence: a file that changes or vanishes under the
 //     copy, and a database so damaged that its files were copied as they
 //     lay, is a [Problem].
@@ -96,7 +96,8 @@
 //     as they lie, sidecars included. Nor does what a damaged medium does
 //     not give back: it is left out, which is a [Problem] that Restore
 //     returns. What this process may not read does stop it, as does a
-//     directory where a Database or a File should be.
+//     directory where a Database or a File should be, and one with files in it
+//     that is named like a sidecar.
 //   - All sources are replaced or none, whatever fails and whenever the
 //     power goes. After a crash, [Store.Recover] finishes or undoes what was
 //     begun, and reads back what it put in place; until then, every operation
@@ -110,8 +111,9 @@
 //     noticed, and stops the restore: by size, time of modification and, where
 //     the file system has one, that of the last change in any way (ctime). So
 //     is, by size and time of modification, what is written to the old files
-//     until the new ones are in place and verified: then all is undone. (A
-//     mount point is looked at for the last time when it has been copied.)
+//     until the new ones are in place and verified, and what comes to be at the
+//     top of a Tree meanwhile: then all is undone. (A mount point is looked at
+//     for the last time when it has been copied.)
 //   - A -wal, -shm or -journal of the old database never meets the new one.
 //     The old files move together. A log that comes to be in the meantime stops
 //     the restore, and goes back with them. One that a restore finds beside the
@@ -225,7 +227,8 @@
 //     found at [ValidateFull] when the snapshot was taken, and nothing else.
 //     Better make the number an integer, or the index one on a plain column.
 //   - [CodeCheckFailed] may be said of a sound database, too: the checks run
-//     out of memory where an index holds a value of 100 MB or more.
+//     out of memory where an index holds a value of 100 MB or more, and out of
+//     the driver's stack where an expression nests hundreds of levels deep.
 //   - The live database is opened as any client would open it. If the
 //     service is stopped, that may roll back a hot journal. A WAL that is in
 //     use is checkpointed, and is gone if we are the last to close the
@@ -246,6 +249,9 @@
 //     tree open. Stop the service.
 //   - The locks are advisory, and of one machine. Do not share a Dir between
 //     machines; what NFS does with locks and renames is not known here.
+//   - Stores that have a source in common do not wait for each other. Of two
+//     restores of the same files at the same time one is refused, or both are,
+//     with [ErrBusy] or [ErrServiceRunning].
 //   - Renames are taken to be atomic, and a successful fsync to be true.
 //     Windows cannot sync directories: there a power cut may undo what was
 //     reported as done.

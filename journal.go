@@ -320,7 +320,14 @@ func (ss *session) openSwaps(ctx context.Context, j *journal, to direction) (don
 		return true, nil
 	}
 	for _, sw := range j.Swaps {
-		if err := sw.findStrangers(ctx, to, done); err != nil {
+		err := sw.findStrangers(ctx, to, done)
+		if err == nil && to == toNew && !done {
+			var name rawString
+			if name, err = sw.findNewcomer(ctx, false); err == nil && name != "" {
+				err = sw.stranger(name)
+			}
+		}
+		if err != nil {
 			return false, fmt.Errorf("source %q: %w", sw.Source, err)
 		}
 	}

@@ -365,7 +365,7 @@ func (r *restorer) planTree(src *Source, staging string) ([]*swap, error) {
 	return swaps, nil
 }
 
-// listOldOfTree lists what is in a directory of a tree and does not stay there.
+// listOldOfTree lists what is in a directory of a tree, and what stays there.
 func (r *restorer) listOldOfTree(sw *swap, src *Source) error {
 	layout, err := r.treeLayout(src)
 	if err != nil {
@@ -382,12 +382,10 @@ func (r *restorer) listOldOfTree(sw *swap, src *Source) error {
 	if layout.isStore(here) {
 		return fmt.Errorf("%s is the store itself by another name: keep it out of the tree", sw.Root)
 	}
+	sw.Stay = layout.stayIn(filepath.ToSlash(rel))
 	found, err := sw.dir.readDir(".")
 	for _, fi := range found {
-		child := path.Join(filepath.ToSlash(rel), fi.name)
-		switch {
-		case fi.isStaging(), layout.isHole(child), slices.Contains(layout.fixed, child):
-		default:
+		if !fi.isStaging() && !slices.Contains(sw.Stay, rawString(fi.name)) {
 			sw.Old = append(sw.Old, rawString(fi.name))
 		}
 	}

@@ -375,6 +375,9 @@ func (r *restorer) probe(ctx context.Context) error {
 func (r *restorer) takeSafetySnapshot(ctx context.Context) (*Snapshot, error) {
 	req := createRequest{CreateOptions: CreateOptions{Origin: OriginPreRestore}, lenient: true}
 	for _, src := range r.sources {
+		if err := r.checkSavable(src); err != nil {
+			return nil, notCarriedOut(fmt.Errorf("source %q: %w", src.Name, err))
+		}
 		safe := *src
 		safe.DB, safe.Quiesce, safe.Check = nil, nil, nil // the service that they reach is stopped
 		req.sources = append(req.sources, safe)
@@ -387,6 +390,33 @@ func (r *restorer) takeSafetySnapshot(ctx context.Context) (*Snapshot, error) {
 		return nil, notCarriedOut(err)
 	}
 	return snap, r.checkSaved(snap.Problems)
+}
+
+// checkSavable refuses to go on if a directory of somebody's has the name of a
+// sidecar, and so would make room for a log: no snapshot of a Database has it.
+func (r *restorer) checkSavable(src *Source) error {
+	if src.Kind != Database {
+		return nil
+	}
+	root, base, err := r.swapRoot(src)
+	if err != nil {
+		return err
+	}
+	d, err := openDirOrNone(r.cfg.Fs, root)
+	if err != nil || d == nil {
+		return err
+	}
+	defer d.close()
+	for _, suffix := range sidecars {
+		fi, err := d.lstat(base + suffix)
+		if err != nil || !fi.isDir() {
+			continue // what cannot be looked at stops who moves it
+		}
+		if names, err := d.readNames(base + suffix); err != nil || len(names) > 0 {
+			return errors.Join(fmt.Errorf("%w: it cannot be saved, move it away", d.notRegular(base+suffix)), err)
+		}
+	}
+	return nil
 }
 
 // checkSaved refuses to go on if something is there that the safety snapshot has
@@ -438,6 +468,9 @@ func (r *restorer) makeReady(ctx context.Context, seen map[string]string) error 
 	if err := r.stage(ctx); err != nil {
 		return err
 	}
+	if err := r.checkAlone(); err != nil {
+		return err
+	}
 	if err := r.probe(ctx); err != nil {
 		return err
 	}
@@ -479,7 +512,24 @@ func (r *restorer) exchange(ctx context.Context) error {
 	if err := r.journal.checkMovedOut(ctx); err != nil {
 		return err
 	}
+	if err := r.checkNewcomers(ctx); err != nil {
+		return err
+	}
 	return r.checkSidecars(ctx) // last: who has opened the old database may begin its log late
+}
+
+// checkNewcomers returns errAtWork for what has come to be in a tree meanwhile.
+func (r *restorer) checkNewcomers(ctx context.Context) error {
+	for _, sw := range r.journal.Swaps {
+		name, err := sw.findNewcomer(ctx, true)
+		if err == nil && name != "" {
+			err = sw.cameToBe(name)
+		}
+		if err != nil {
+			return fmt.Errorf("source %q: %w", sw.Source, err)
+		}
+	}
+	return nil
 }
 
 // discardStaged removes what was staged before anything was exchanged.

@@ -301,6 +301,28 @@ func startChild(t *testing.T, test, path, sql string) (stop func()) {
 	}
 }
 
+// A directory of somebody's beside a database is in no snapshot of it: it is not to go
+// with the log that it is named like, unless nothing is to be saved.
+func TestRestoreKeepsADirectoryThatIsNamedLikeASidecar(t *testing.T) {
+	for _, suffix := range []string{"-wal", "-shm", "-journal"} {
+		memoryAndOs(t, func(t *testing.T, w *world) {
+			s := w.small(t)
+			stamp := w.create(t, s).Stamp
+			w.write(t, "data/atocore.db"+suffix+"/file", "precious")
+			before := w.tree(t, "data")
+			if _, err := s.Restore(t.Context(), stamp, confirmed); err == nil || !strings.Contains(err.Error(), "atocore.db"+suffix) {
+				t.Errorf("%s: %v", suffix, err)
+			}
+			mustBeSame(t, w.tree(t, "data"), before)
+			w.rename(t, "data/atocore.db"+suffix, "away") // as the error says
+			w.restore(t, s, stamp)
+			if got := w.read(t, "away/file"); got != "precious" {
+				t.Errorf("%s: %q", suffix, got)
+			}
+		})
+	}
+}
+
 // Whatever lies where a source was is put aside, and in the way of nothing.
 func TestRestoreOverWhatIsNoFile(t *testing.T) {
 	for _, name := range []string{"data/atocore.db", "config/project-registry.json"} {

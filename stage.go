@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/spf13/afero"
 )
@@ -49,6 +50,47 @@ func (d *dir) findStaged(source string) (string, error) {
 		}
 	}
 	return "", nil
+}
+
+// checkAlone refuses to go on if a restore of another store is at work with the same
+// files: of two that have staged before they look, at least one sees the other.
+func (r *restorer) checkAlone() error {
+	for _, sw := range r.journal.Swaps {
+		src, _ := r.source(sw.Source)
+		ours := strings.TrimSuffix(sw.Staging, sw.Source) // and the id of this restore
+		names, err := sw.dir.readNames(".")
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if stagedFor(name) == "" || strings.HasPrefix(name, ours) {
+				continue
+			}
+			rivals, err := sw.isStagedIn(name, src.Kind)
+			if err == nil && rivals {
+				err = fmt.Errorf("%w: another store has staged the same in %s: is it at work, or to be recovered?", ErrBusy, sw.dir.full(name))
+			}
+			if err != nil {
+				return fmt.Errorf("source %q: %w", sw.Source, err)
+			}
+		}
+	}
+	return nil
+}
+
+// isStagedIn reports whether somebody else's staging directory is for what the swap
+// is to put in place: in a tree it is.
+func (sw *swap) isStagedIn(staging string, kind Kind) (bool, error) {
+	fi, err := sw.dir.lstat(staging)
+	if err != nil || !fi.isDir() || kind == Tree {
+		return err == nil && fi.isDir(), ignoreNotExist(err)
+	}
+	for _, name := range sw.New {
+		if there, err := sw.dir.exists(path.Join(staging, "new", string(name))); err != nil || there {
+			return there, err
+		}
+	}
+	return false, nil
 }
 
 // stage writes the new files beside the old ones, durably, having said in

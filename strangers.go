@@ -138,6 +138,33 @@ func (sw *swap) findWorkedWith(ctx context.Context, complete bool) (rawString, e
 	return "", nil
 }
 
+// findNewcomer returns what somebody has put into a directory of a tree since the
+// old entries were listed, or "". Some of those may still be there if the exchange
+// is not over. (What is beside a database is for others to find.)
+func (sw *swap) findNewcomer(ctx context.Context, over bool) (rawString, error) {
+	if sw.Stay == nil { // it is no tree
+		return "", nil
+	}
+	known := sw.isNew()
+	for _, name := range slices.Concat(sw.Stay, sw.InPlace) {
+		known[name] = true
+	}
+	for _, name := range sw.Old {
+		known[name] = known[name] || !over
+	}
+	found, err := sw.dir.readDir(".")
+	if err != nil {
+		return "", err
+	}
+	for _, fi := range found {
+		name, main := rawString(fi.name), rawString(mainOf(fi.name))
+		if !known[name] && !fi.isStaging() && (main == "" || !sw.isDatabase(ctx, main)) {
+			return name, nil
+		}
+	}
+	return "", nil
+}
+
 // hasChanged compares what is at a name with what was seen there before, if
 // that is known.
 func (sw *swap) hasChanged(ctx context.Context, name rawString, seen string) (bool, error) {
@@ -158,6 +185,10 @@ func (sw *swap) writtenTo(name rawString) error {
 
 func (sw *swap) inTheWay(name rawString) error {
 	return fmt.Errorf("%w: %s is in the way", errAtWork, sw.dir.full(string(name)))
+}
+
+func (sw *swap) cameToBe(name rawString) error {
+	return fmt.Errorf("%w: %s has come to be", errAtWork, sw.dir.full(string(name)))
 }
 
 // checkClear returns errAtWork for what lies where a new entry is to be put, and

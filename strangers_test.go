@@ -3,6 +3,7 @@ package backup_test
 import (
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -218,4 +219,108 @@ func TestRecoverKeepsWhatIsWrittenToTheOldFiles(t *testing.T) {
 	if diff := cmp.Diff(got, []string{"since, acknowledged", "since"}); diff != "" {
 		t.Errorf("(-got +want):\n%s", diff)
 	}
+}
+
+// What comes to be at the top of a tree during the exchange is neither old nor new.
+func TestRestoreNoticesWhatComesToBeInATree(t *testing.T) {
+	for name, newcomer := range map[string]string{"new_name": "tree/session.lock", "old_name": "tree/gone"} {
+		t.Run(name, func(t *testing.T) {
+			memoryAndOs(t, func(t *testing.T, w *world) {
+				w.write(t, "tree/f", "snapshot")
+				w.write(t, "tree/own/app.json", "another source's")
+				sources := withSources(w.treeSource("tree"), backup.Source{Name: "own", Kind: backup.File, Path: w.path("tree/own.json"), Optional: true})
+				stamp := mustCreate(t, w.store(t, sources)).Stamp
+				w.write(t, "tree/f", "since")
+				w.write(t, "tree/gone", "is not in the snapshot")
+				want := w.liveState(t)
+				s := w.faulty(t, func(op, p string) error {
+					if op == "rename" && isStaged(p, "f") { // the old ones are out of the way
+						w.write(t, newcomer, "by a service")
+						w.write(t, "tree/own.json", "is none of the tree's")
+					}
+					return nil
+				}, sources)
+				r, err := s.Restore(t.Context(), stamp, quickly)
+				if !errors.Is(err, backup.ErrServiceRunning) {
+					t.Errorf("%+v, %v", r, err)
+				}
+				if got := w.read(t, newcomer); got != "by a service" {
+					t.Errorf("what the service wrote: %q", got)
+				}
+				if name == "old_name" { // which is in the way of the old one
+					w.mustBePending(t, nil)
+					w.drop(t, newcomer) // as the error says
+					if r, err := w.store(t, sources).Recover(t.Context()); err != nil || r.Outcome != backup.RestoreUndone {
+						t.Errorf("%+v, %v", r, err)
+					}
+				} else {
+					w.drop(t, newcomer)
+				}
+				w.drop(t, "tree/own.json")
+				mustBeSame(t, w.liveState(t), want)
+			})
+		})
+	}
+}
+
+// The same goes for what has come to be between a crash and Recover.
+func TestRecoverFindsWhatHasComeToBeInATree(t *testing.T) {
+	memoryAndOs(t, func(t *testing.T, w *world) {
+		w.write(t, "tree/a", "snapshot")
+		w.write(t, "tree/b", "snapshot")
+		sources := withSources(w.treeSource("tree"))
+		stamp := mustCreate(t, w.store(t, sources)).Stamp
+		w.write(t, "tree/a", "since")
+		w.write(t, "tree/gone", "is not in the snapshot")
+		s, stopped := w.stopping(t, func(op, p string) bool { return op == "rename" && isStaged(p, "b") }, sources)
+		if _, err := s.Restore(t.Context(), stamp, confirmed); err == nil || !stopped() {
+			t.Fatalf("not interrupted: %v", err)
+		}
+		w.write(t, "tree/new", "by a service")
+		before := w.tree(t, ".")
+		if r, err := w.store(t, sources).Recover(t.Context()); !errors.Is(err, backup.ErrRecoveryPending) || !strings.Contains(err.Error(), w.path("tree/new")) {
+			t.Errorf("%+v, %v", r, err)
+		}
+		mustBeSame(t, w.tree(t, "."), before)
+		w.rename(t, "tree/new", "away") // as the error says
+		if r, err := w.store(t, sources).Recover(t.Context()); err != nil || r.Outcome != backup.RestoreFinished || !r.Verified {
+			t.Errorf("%+v, %v", r, err)
+		}
+		if got := w.names(t, "tree"); !slices.Equal(got, []string{".", "a", "b"}) {
+			t.Errorf("there is %v", got)
+		}
+	})
+}
+
+// A restore of another store has staged the same files: one of the two has to go
+// first.
+func TestRestoreSeesThatOfAnotherStore(t *testing.T) {
+	memoryAndOs(t, func(t *testing.T, w *world) {
+		w.seed(t)
+		s := w.store(t)
+		stamp := w.create(t, s).Stamp
+		const id = ".atobackup-0123456789abcdef-"
+		for name, rivals := range map[string]bool{
+			"chroma/" + id + "vectors/new/x":           true,
+			"data/" + id + "main/new/atocore.db":       true,
+			"data/" + id + "other/new/other.db":        false,
+			"config/" + id + "x/new/a/registry.json":   false,
+			"config/" + id + "x/old/project.json":      false,
+			"chroma/.atobackup-0123-of-somebody/new/x": false, // it is no such directory
+		} {
+			w.write(t, name, "staged")
+			before := w.liveState(t)
+			_, err := s.Restore(t.Context(), stamp, confirmed)
+			if rivals != errors.Is(err, backup.ErrBusy) || !rivals && err != nil {
+				t.Errorf("beside %s: %v", name, err)
+			}
+			if rivals {
+				mustBeSame(t, w.liveState(t), before)
+			}
+			dir, _, _ := strings.Cut(name, "/new/")
+			dir, _, _ = strings.Cut(dir, "/old/")
+			w.drop(t, dir)
+		}
+		w.restore(t, s, stamp)
+	})
 }

@@ -138,6 +138,24 @@ func (s *Store) treeLayout(src *Source) (*treeLayout, error) {
 	return l, nil
 }
 
+// stayIn returns the names in a directory of the tree, be there anything or not, that
+// a restore leaves alone: holes, and what leads to them or is mounted there.
+func (l *treeLayout) stayIn(dir string) []rawString {
+	names := []rawString{}
+	for _, name := range slices.Concat(l.holes, l.fixed) {
+		if name == "." || path.Dir(name) != dir {
+			continue
+		}
+		names = append(names, rawString(path.Base(name)))
+		if slices.Contains(l.databases, name) {
+			for _, suffix := range sidecars {
+				names = append(names, rawString(path.Base(name)+suffix))
+			}
+		}
+	}
+	return names
+}
+
 // isHole reports whether name is, or is in, a place that belongs to others.
 func (l *treeLayout) isHole(name string) bool {
 	for _, hole := range l.holes {
