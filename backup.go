@@ -239,7 +239,7 @@ func (cfg *Config) normalize() error {
 				mistake("source %d, %q: its path and that of %q contain one another, and the outer one is no tree", i, src.Name, other.Name)
 			}
 			if src.isSidecarOf(&other) || other.isSidecarOf(src) {
-				mistake("source %d, %q: one of it and %q is a sidecar of the other: a Database has its -wal, -shm and -journal", i, src.Name, other.Name)
+				mistake("source %d, %q: its path is that of a sidecar of %q, or the other way round: a Database has its -wal, -shm and -journal", i, src.Name, other.Name)
 			}
 		}
 		if cfg.Dir != "" && src.Path != "" && (within(src.Path, cfg.Dir) || src.Kind != Tree && within(cfg.Dir, src.Path)) {

@@ -79,15 +79,11 @@ type capture struct {
 // locateSources adds a target for each source that is there, and measures it.
 // close closes them, also after an error.
 func (c *capture) locateSources(ctx context.Context, sources []Source) error {
-	var wanted []*Source
-	for i := range sources {
-		wanted = append(wanted, &sources[i])
-	}
-	if err := c.checkApart(wanted); err != nil {
+	if err := c.checkApart(databasesOf(sources)); err != nil {
 		return err
 	}
-	for _, src := range wanted {
-		t := &target{Source: src}
+	for i := range sources {
+		t := &target{Source: &sources[i]}
 		c.targets = append(c.targets, t)
 		err := c.locate(ctx, t)
 		if errors.Is(err, fs.ErrNotExist) && c.lenient && t.hasSidecars() {

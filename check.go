@@ -55,8 +55,7 @@ func checkCopy(ctx context.Context, crew *crew, r io.ReaderAt, size int64, level
 		problems = problemOf("check", err)
 	}
 	switch closeErr := conn.Close(); {
-	case errors.Is(closeErr, errPanicked): // as the check did: nothing is to be had of this connection any more
-		_ = conn.release()
+	case errors.Is(closeErr, errPanicked): // as the check did: this connection, and its memory, are lost
 		if len(problems) == 0 {
 			problems = problemOf("close", closeErr)
 		}

@@ -52,10 +52,10 @@
 //     those in a Tree with Quiesce, and all but the first 64 in a Tree, wait
 //     for their turn.)
 //   - A database within a Tree is known by its header and copied in the same
-//     way, without its -wal, -shm and -journal, as what is so named beside it
-//     is taken to be. (But for those in a snapshot, of another store: what
-//     lies in snapshots/STAMP/ is copied like any other file, with what is
-//     beside it.) One that is configured as a File is refused.
+//     way, without its -wal, -shm and -journal. (Whatever has such a name is
+//     taken for one. Those in a snapshot, of another store, are not opened:
+//     what lies in snapshots/STAMP/ is copied like any other file, with what
+//     is beside it.) One that is configured as a File is refused.
 //   - Nothing is torn in silence: a file that changes or vanishes under the
 //     copy, and a database so damaged that its files were copied as they
 //     lay, is a [Problem].

@@ -83,7 +83,7 @@ func (d *dir) createCopy(name string, src io.ReaderAt, size int64, fill func(dst
 	}
 	filled := false
 	defer func() {
-		if !filled { // but panicked
+		if !filled { // but panicked: the file stays, as after a crash
 			f.Close()
 		}
 		if err != nil {

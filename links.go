@@ -78,9 +78,9 @@ func realPath(fsys afero.Fs, p string) string {
 	return realNative(native)
 }
 
-// checkApart refuses sources that lead to one place, as through symbolic links: each
-// would be copied under the pin of the other, and restored over it. (New refuses
-// those that are so by their paths alone.)
+// checkApart refuses sources that lead to one place, as through symbolic links: of a
+// database each would hold the pin of the other, and whatever it is, each would be
+// restored over the other. (New refuses those that are so by their paths alone.)
 func (s *Store) checkApart(sources []*Source) error {
 	taken := make(map[string]string) // by what source
 	for _, src := range sources {
@@ -93,6 +93,15 @@ func (s *Store) checkApart(sources []*Source) error {
 		}
 	}
 	return nil
+}
+
+func databasesOf(sources []Source) (databases []*Source) {
+	for i := range sources {
+		if sources[i].Kind == Database {
+			databases = append(databases, &sources[i])
+		}
+	}
+	return databases
 }
 
 func realNative(native string) string {

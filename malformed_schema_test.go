@@ -113,8 +113,7 @@ func TestIndexedExpressionThatFailsIsFound(t *testing.T) {
 	}
 }
 
-// Whatever becomes of a check, it is said, and no connection stays open: that
-// would be said instead.
+// Whatever becomes of a check, it is said, and not what becomes of its connection.
 func TestCheckThatIsNotFinishedIsAProblem(t *testing.T) {
 	const outOfMemory = `CREATE TABLE t (x); INSERT INTO t VALUES (1), (2); CREATE INDEX i ON t (x + 1); PRAGMA writable_schema=ON;
 		UPDATE sqlite_schema SET sql = replace(sql, 'x + 1', 'length(hex(zeroblob(499000000)))')`

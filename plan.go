@@ -22,9 +22,6 @@ type stagedEntry struct {
 
 // plan says in the journal what is to be exchanged, and where.
 func (r *restorer) plan() error {
-	if err := r.checkApart(r.sources); err != nil {
-		return err
-	}
 	id := make([]byte, 8)
 	rand.Read(id) // never fails: see crypto/rand
 	for _, src := range r.sources {
@@ -385,7 +382,8 @@ func (r *restorer) listOldOfTree(sw *swap, src *Source) error {
 	sw.Stay = layout.stayIn(filepath.ToSlash(rel))
 	found, err := sw.dir.readDir(".")
 	for _, fi := range found {
-		if !fi.isStaging() && !slices.Contains(sw.Stay, rawString(fi.name)) {
+		stays := layout.isHole(path.Join(filepath.ToSlash(rel), fi.name)) || slices.Contains(sw.Stay, rawString(fi.name))
+		if !fi.isStaging() && !stays {
 			sw.Old = append(sw.Old, rawString(fi.name))
 		}
 	}

@@ -204,7 +204,10 @@ func (r *restorer) admit(ctx context.Context, stamp string, opts *RestoreOptions
 		return nil, invalidSnapshot(refused)
 	}
 	r.from = from
-	return report, r.selectSources(opts.Sources)
+	if err := r.selectSources(opts.Sources); err != nil {
+		return nil, err
+	}
+	return report, r.checkApart(r.sources)
 }
 
 // prepareSwaps plans the exchange, if the service is not seen to run, and
@@ -221,6 +224,9 @@ func (r *restorer) prepareSwaps(ctx context.Context) (seen map[string]string, er
 		return nil, err
 	}
 	if err := r.listOld(); err != nil {
+		return nil, err
+	}
+	if err := r.checkAlone(); err != nil {
 		return nil, err
 	}
 	if err := r.checkJournal(); err != nil {

@@ -3,6 +3,7 @@ package backup_test
 import (
 	"errors"
 	"io/fs"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,50 @@ import (
 
 	"github.com/atocore/backup"
 )
+
+// A tree that lies in another, and has other sources or the store in it, is not the
+// outer one's to restore, with all that is in it.
+func TestRestoreOfATreeAroundATreeAroundOthers(t *testing.T) {
+	for _, dir := range []string{"backups", "srv/data/backups"} {
+		for name, only := range map[string][]string{"all": nil, "outer": {"outer"}, "inner": {"inner"}} {
+			t.Run(strings.ReplaceAll(dir, "/", "_")+"_"+name, func(t *testing.T) {
+				memoryAndOs(t, func(t *testing.T, w *world) {
+					files := map[string]string{"outer": "srv/f", "inner": "srv/data/f", "own": "srv/data/deep/er/own.json"}
+					s := w.store(t, withSources(
+						backup.Source{Name: "outer", Kind: backup.Tree, Path: w.path("srv")},
+						backup.Source{Name: "inner", Kind: backup.Tree, Path: w.path("srv/data")},
+						backup.Source{Name: "own", Kind: backup.File, Path: w.path(files["own"])},
+					), func(cfg *backup.Config) { cfg.Dir = w.path(dir) })
+					for _, f := range files {
+						w.write(t, f, "snapshot")
+					}
+					stamp := mustCreate(t, s).Stamp
+					for _, f := range files {
+						w.write(t, f, "since")
+						w.write(t, f+".since", "since")
+					}
+					_, err := s.Restore(t.Context(), stamp, &backup.RestoreOptions{ConfirmServiceStopped: true, Sources: only})
+					if err != nil {
+						t.Fatal(err)
+					}
+					for source, f := range files {
+						want := "since"
+						if only == nil || slices.Contains(only, source) {
+							want = "snapshot"
+						}
+						if got := w.read(t, f); got != want {
+							t.Errorf("%s: %q, want %q", f, got, want)
+						}
+						tree := map[string]string{"outer": "outer", "inner": "inner", "own": "inner"}[source]
+						if kept := only != nil && !slices.Contains(only, tree); w.exists(t, f+".since") != kept {
+							t.Errorf("%s.since is there: %v, want %v", f, !kept, kept)
+						}
+					}
+				})
+			})
+		}
+	}
+}
 
 func TestRestoreOfTree(t *testing.T) {
 	eachFs(t, func(t *testing.T, w *world) {

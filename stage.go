@@ -53,9 +53,13 @@ func (d *dir) findStaged(source string) (string, error) {
 }
 
 // checkAlone refuses to go on if a restore of another store is at work with the same
-// files: of two that have staged before they look, at least one sees the other.
+// files. Of two that look once they have staged, at least one sees the other; to look
+// before that spares the safety snapshot.
 func (r *restorer) checkAlone() error {
 	for _, sw := range r.journal.Swaps {
+		if sw.dir == nil {
+			continue
+		}
 		src, _ := r.source(sw.Source)
 		ours := strings.TrimSuffix(sw.Staging, sw.Source) // and the id of this restore
 		names, err := sw.dir.readNames(".")
@@ -68,7 +72,7 @@ func (r *restorer) checkAlone() error {
 			}
 			rivals, err := sw.isStagedIn(name, src.Kind)
 			if err == nil && rivals {
-				err = fmt.Errorf("%w: another store has staged the same in %s: is it at work, or to be recovered?", ErrBusy, sw.dir.full(name))
+				err = fmt.Errorf("%w: %s is of another store's restore of the same: have that store end it, or recover it; if there is none, move it away", ErrBusy, sw.dir.full(name))
 			}
 			if err != nil {
 				return fmt.Errorf("source %q: %w", sw.Source, err)

@@ -140,7 +140,7 @@ func (sw *swap) findWorkedWith(ctx context.Context, complete bool) (rawString, e
 
 // findNewcomer returns what somebody has put into a directory of a tree since the
 // old entries were listed, or "". Some of those may still be there if the exchange
-// is not over. (What is beside a database is for others to find.)
+// is not over. (What is named like a log beside a database is for findLog.)
 func (sw *swap) findNewcomer(ctx context.Context, over bool) (rawString, error) {
 	if sw.Stay == nil { // it is no tree
 		return "", nil

@@ -309,8 +309,11 @@ func TestRestoreSeesThatOfAnotherStore(t *testing.T) {
 			"chroma/.atobackup-0123-of-somebody/new/x": false, // it is no such directory
 		} {
 			w.write(t, name, "staged")
-			before := w.liveState(t)
+			before, snapshots := w.liveState(t), len(w.list(t, s))
 			_, err := s.Restore(t.Context(), stamp, confirmed)
+			if rivals && len(w.list(t, s)) != snapshots {
+				t.Errorf("beside %s: there is a safety snapshot of what was not tried", name)
+			}
 			if rivals != errors.Is(err, backup.ErrBusy) || !rivals && err != nil {
 				t.Errorf("beside %s: %v", name, err)
 			}

@@ -39,7 +39,7 @@ type swap struct {
 	Staging  string      `json:"staging"`            // a name in the root
 	New      []rawString `json:"new"`                // names in the root
 	Old      []rawString `json:"old"`                // likewise: a database comes before its sidecars
-	Stay     []rawString `json:"stay,omitzero"`      // in a tree: likewise, and whoever they belong to may make and remove them
+	Stay     []rawString `json:"stay,omitzero"`      // of a tree: names in the root that are not the restore's to move
 	InPlace  []rawString `json:"in_place,omitempty"`
 
 	// The numbers of the files that were mounted there, and of the anchor: by

@@ -105,7 +105,9 @@ func (s *Store) treeLayout(src *Source) (*treeLayout, error) {
 	fixed := map[string]bool{".": true}
 	pinParents := func(name string) {
 		for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
-			fixed[dir] = true
+			if !l.isHole(dir) { // it, and what is in it, is for who has it
+				fixed[dir] = true
+			}
 		}
 	}
 	for _, hole := range l.holes {
@@ -138,8 +140,8 @@ func (s *Store) treeLayout(src *Source) (*treeLayout, error) {
 	return l, nil
 }
 
-// stayIn returns the names in a directory of the tree, be there anything or not, that
-// a restore leaves alone: holes, and what leads to them or is mounted there.
+// stayIn returns the names in one of the fixed directories, be there anything or not,
+// that a restore leaves alone: holes, and what leads to them or is mounted there.
 func (l *treeLayout) stayIn(dir string) []rawString {
 	names := []rawString{}
 	for _, name := range slices.Concat(l.holes, l.fixed) {

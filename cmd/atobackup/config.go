@@ -126,8 +126,7 @@ func (r *retention) resolve() (backup.Retention, error) {
 }
 
 // readSettings reads a configuration file. Relative paths in it become
-// relative to the working directory instead of the file's. (That may be reached
-// through a link: what is above it is then above what the link leads to.)
+// relative to the working directory instead of the file's.
 func readSettings(file string) (*settings, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -137,21 +136,36 @@ func readSettings(file string) (*settings, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := filepath.EvalSymlinks(filepath.Dir(file))
-	if err != nil {
-		return nil, err
-	}
-	from := func(p string) string {
-		if p == "" || filepath.IsAbs(p) {
-			return p
-		}
-		return filepath.Join(dir, p)
-	}
-	s.Dir = from(s.Dir)
+	s.Dir, err = pathFrom(file, s.Dir)
 	for i := range s.Sources {
-		s.Sources[i].Path = from(s.Sources[i].Path)
+		var pathErr error
+		s.Sources[i].Path, pathErr = pathFrom(file, s.Sources[i].Path)
+		err = errors.Join(err, pathErr)
 	}
-	return s, nil
+	return s, err
+}
+
+// pathFrom returns what p in a file stands for. One that goes up from a directory
+// that is reached through a link is refused if the system would take it, from there,
+// for another place.
+func pathFrom(file, p string) (string, error) {
+	if p == "" || filepath.IsAbs(p) {
+		return p, nil
+	}
+	dir := filepath.Dir(file)
+	up := ""
+	for name := range strings.SplitSeq(filepath.ToSlash(p), "/") {
+		if name != ".." {
+			break
+		}
+		up += "/.."
+	}
+	if meant, err := os.Stat(dir + up); err == nil { // filepath.Join would leave out dir's last element, be it a link or not
+		if got, err := os.Stat(filepath.Join(dir, up)); err != nil || !os.SameFile(meant, got) {
+			return "", fmt.Errorf("path %q: %s is reached through a symbolic link, and what is above it is another directory: write an absolute path", p, dir)
+		}
+	}
+	return filepath.Join(dir, p), nil
 }
 
 // parseSettings decodes a configuration file and refuses whatever would be
